@@ -1,0 +1,286 @@
+// Every setting of the service: its name, its default, what it means and what counts as a mistake.
+
+import { readFileSync } from "node:fs"
+import {
+  Config,
+  ConfigProvider,
+  Context,
+  Data,
+  Effect,
+  Layer,
+  type LogLevel,
+  Option,
+  Redacted,
+  Result,
+} from "effect"
+
+/** One LiveKit API key with its secret; the key is the `iss` of a webhook's token. */
+export interface ApiKey {
+  readonly key: string
+  readonly secret: Redacted.Redacted
+}
+
+/** What the service runs with, validated: every field is usable as it stands. */
+export interface SettingsShape {
+  readonly port: number
+  readonly host: string
+  readonly production: boolean
+  readonly logLevel: LogLevel.LogLevel
+  readonly database:
+    | { readonly kind: "postgres"; readonly url: Redacted.Redacted }
+    | { readonly kind: "embedded"; readonly dataDir: string }
+  readonly apiKeys: ReadonlyArray<ApiKey>
+  readonly coreSecret: Redacted.Redacted
+  readonly coreFleet: Option.Option<string>
+  readonly outboundTrunks: ReadonlySet<string>
+  readonly requireDispatchRule: boolean
+  /** True where a secret that anybody can read in the documentation is in use (development only). */
+  readonly developmentDefaults: boolean
+}
+
+/** The start was refused: one line for each setting that is wrong, none of them showing a secret. */
+export class BadSettings extends Data.TaggedError("BadSettings")<{
+  readonly lines: ReadonlyArray<string>
+}> {
+  override get message() {
+    return this.lines.join("\n")
+  }
+}
+
+const developmentKey = "devkey"
+const developmentSecret = "secret"
+const developmentCoreSecret = "dev-core-secret"
+
+const levels = {
+  trace: "Trace",
+  debug: "Debug",
+  info: "Info",
+  warn: "Warn",
+  error: "Error",
+  fatal: "Fatal",
+  none: "None",
+} as const satisfies Record<string, LogLevel.LogLevel>
+
+interface Setting<A> {
+  readonly name: string
+  readonly expects: string
+  readonly read: (raw: string) => A | undefined
+  readonly fallback: A
+  readonly secret?: true
+}
+
+const between = (low: number, high: number) => (raw: string) => {
+  const value = /^\d{1,9}$/.test(raw) ? Number(raw) : Number.NaN
+  return value >= low && value <= high ? value : undefined
+}
+
+const flag = (raw: string) =>
+  ({ true: true, "1": true, yes: true, false: false, "0": false, no: false })[raw.toLowerCase()]
+
+const postgresUrl = (raw: string) => {
+  const url = URL.canParse(raw) ? new URL(raw) : undefined
+  return url !== undefined && /^postgres(ql)?:$/.test(url.protocol)
+    ? Option.some(Redacted.make(raw))
+    : undefined
+}
+
+const list = (raw: string) =>
+  raw
+    .split(",")
+    .map((item) => item.trim())
+    .filter((item) => item !== "")
+
+const keyPairs = (raw: string): ReadonlyArray<ApiKey> | undefined => {
+  const pairs = list(raw).map((item) => {
+    const colon = item.indexOf(":")
+    return { key: item.slice(0, Math.max(colon, 0)), secret: Redacted.make(item.slice(colon + 1)) }
+  })
+  return pairs.every(({ key, secret }) => key !== "" && Redacted.value(secret) !== "") ? pairs : undefined
+}
+
+const text = (raw: string) => raw
+const optionalText = (raw: string) => Option.some(raw)
+const optionalSecret = (raw: string) => Option.some(Redacted.make(raw))
+
+const settings = {
+  port: {
+    name: "PORT",
+    expects: "a port from 0 to 65535 (0: any free one)",
+    read: between(0, 65535),
+    fallback: 3000,
+  },
+  host: { name: "HOST", expects: "an address to listen on", read: text, fallback: "0.0.0.0" },
+  environment: {
+    name: "NODE_ENV",
+    expects: "development, test or production",
+    read: (raw) => (["development", "test", "production"].includes(raw) ? raw : undefined),
+    fallback: "development",
+  },
+  logLevel: {
+    name: "LOG_LEVEL",
+    expects: Object.keys(levels).join(", "),
+    read: (raw): LogLevel.LogLevel | undefined =>
+      Object.hasOwn(levels, raw.toLowerCase()) ? levels[raw.toLowerCase() as keyof typeof levels] : undefined,
+    fallback: "Info" as LogLevel.LogLevel,
+  },
+  databaseUrl: {
+    name: "DATABASE_URL",
+    expects: "a URL like postgres://user:password@host:5432/database",
+    read: postgresUrl,
+    fallback: Option.none<Redacted.Redacted>(),
+    secret: true,
+  },
+  dataDir: { name: "DATA_DIR", expects: "a directory", read: text, fallback: ".data" },
+  embeddedDatabase: { name: "EMBEDDED_DATABASE", expects: "true or false", read: flag, fallback: false },
+  apiKey: { name: "LIVEKIT_API_KEY", expects: "a LiveKit API key", read: optionalText, fallback: Option.none<string>() },
+  apiSecret: {
+    name: "LIVEKIT_API_SECRET",
+    expects: "the secret of LIVEKIT_API_KEY",
+    read: optionalSecret,
+    fallback: Option.none<Redacted.Redacted>(),
+    secret: true,
+  },
+  moreKeys: {
+    name: "LIVEKIT_KEYS",
+    expects: "key:secret pairs, separated by commas",
+    read: keyPairs,
+    fallback: [] as ReadonlyArray<ApiKey>,
+    secret: true,
+  },
+  coreSecret: {
+    name: "CXB_CORE_SECRET",
+    expects: "the secret the workers expect in X-CXB-Core-Secret, printable ASCII",
+    read: (raw) => (/^[\x21-\x7e]+$/.test(raw) ? Option.some(Redacted.make(raw)) : undefined),
+    fallback: Option.none<Redacted.Redacted>(),
+    secret: true,
+  },
+  coreFleet: { name: "CORE_FLEET", expects: "worker URLs", read: optionalText, fallback: Option.none<string>() },
+  outboundTrunks: {
+    name: "LIVEKIT_OUTBOUND_TRUNK_ID",
+    expects: "trunk ids, separated by commas",
+    read: (raw) => new Set(list(raw)),
+    fallback: new Set<string>(),
+  },
+  requireDispatchRule: {
+    name: "REQUIRE_DISPATCH_RULE",
+    expects: "true or false",
+    read: flag,
+    fallback: false,
+  },
+} satisfies Record<string, Setting<any>>
+
+const readSetting = Effect.fnUntraced(function* <A>(setting: Setting<A>) {
+  const raw = yield* Config.option(Config.String(setting.name)).pipe(
+    Effect.mapError(() => `${setting.name}: expected ${setting.expects}`),
+  )
+  if (Option.isNone(raw) || raw.value.trim() === "") return setting.fallback
+  const value = setting.read(raw.value.trim())
+  if (value !== undefined) return value
+  const shown = setting.secret === true ? "" : `, got ${JSON.stringify(raw.value.slice(0, 80))}`
+  return yield* Effect.fail(`${setting.name}: expected ${setting.expects}${shown}`)
+})
+
+/**
+ * Reads and validates every setting from the current `ConfigProvider`.
+ * Fails with `BadSettings`, which has a line for each mistake, not only for the first.
+ */
+export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.gen(function* () {
+  const lines: Array<string> = []
+  const read = <A>(setting: Setting<A>) =>
+    Effect.map(
+      Effect.result(readSetting(setting)),
+      Result.getOrElse((line) => {
+        lines.push(line)
+        return setting.fallback
+      }),
+    )
+  const port = yield* read(settings.port)
+  const host = yield* read(settings.host)
+  const environment = yield* read(settings.environment)
+  const logLevel = yield* read(settings.logLevel)
+  const databaseUrl = yield* read(settings.databaseUrl)
+  const dataDir = yield* read(settings.dataDir)
+  const embeddedDatabase = yield* read(settings.embeddedDatabase)
+  const apiKey = yield* read(settings.apiKey)
+  const apiSecret = yield* read(settings.apiSecret)
+  const moreKeys = yield* read(settings.moreKeys)
+  const coreSecret = yield* read(settings.coreSecret)
+  const coreFleet = yield* read(settings.coreFleet)
+  const outboundTrunks = yield* read(settings.outboundTrunks)
+  const requireDispatchRule = yield* read(settings.requireDispatchRule)
+
+  const production = environment === "production"
+  const badNames = new Set(lines.map((line) => line.slice(0, line.indexOf(":"))))
+  const required = (name: string, present: boolean, why: string) => {
+    if (production && !present && !badNames.has(name)) lines.push(`${name}: ${why}`)
+  }
+  const isNot = (secret: Option.Option<Redacted.Redacted>, value: string) =>
+    Option.isSome(secret) && Redacted.value(secret.value) !== value
+  required("LIVEKIT_API_KEY", Option.isSome(apiKey), "must be set in production")
+  required(
+    "LIVEKIT_API_SECRET",
+    isNot(apiSecret, developmentSecret),
+    "must be set in production, to something else than the development default",
+  )
+  required(
+    "CXB_CORE_SECRET",
+    isNot(coreSecret, developmentCoreSecret),
+    "must be set in production, to something else than the development default",
+  )
+  required(
+    "DATABASE_URL",
+    Option.isSome(databaseUrl) || embeddedDatabase,
+    "must be set in production, or EMBEDDED_DATABASE=true for a single replica on the embedded database",
+  )
+  if (Option.isSome(apiKey) !== Option.isSome(apiSecret) && !production && !badNames.has("LIVEKIT_API_SECRET")) {
+    lines.push("LIVEKIT_API_KEY, LIVEKIT_API_SECRET: set both or neither")
+  }
+  if (lines.length > 0) return yield* new BadSettings({ lines })
+
+  return {
+    port,
+    host,
+    production,
+    logLevel,
+    database: Option.isSome(databaseUrl)
+      ? { kind: "postgres", url: databaseUrl.value }
+      : { kind: "embedded", dataDir },
+    apiKeys: [
+      {
+        key: Option.getOrElse(apiKey, () => developmentKey),
+        secret: Option.getOrElse(apiSecret, () => Redacted.make(developmentSecret)),
+      },
+      ...moreKeys,
+    ],
+    coreSecret: Option.getOrElse(coreSecret, () => Redacted.make(developmentCoreSecret)),
+    coreFleet,
+    outboundTrunks,
+    requireDispatchRule,
+    developmentDefaults: Option.isNone(apiSecret) || Option.isNone(coreSecret),
+  }
+})
+
+const fromFile = (path: string) => {
+  try {
+    return ConfigProvider.fromDotEnvContents(readFileSync(path, "utf8"))
+  } catch {
+    return ConfigProvider.fromEnvRecord({})
+  }
+}
+
+/** The environment first, then `env.local`, then `.env`, both in the working directory and both optional. */
+export const environment: Layer.Layer<never> = Layer.unwrap(
+  Effect.sync(() =>
+    ConfigProvider.layer(
+      ConfigProvider.fromEnv().pipe(
+        ConfigProvider.orElse(fromFile("env.local")),
+        ConfigProvider.orElse(fromFile(".env")),
+      ),
+    ),
+  ),
+)
+
+export class Settings extends Context.Service<Settings, SettingsShape>()("switchhook/Settings") {
+  /** The settings of this process; building it fails with `BadSettings`. */
+  static readonly layer = Layer.effect(Settings, readSettings)
+}

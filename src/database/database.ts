@@ -1,0 +1,112 @@
+// The one place where queries meet a connection.
+
+import { Context, Deferred, Effect, Layer, Redacted, Schedule, type Scope } from "effect"
+import type { Compilable, CompiledQuery } from "kysely"
+import { sql } from "kysely"
+import { Settings } from "../config.ts"
+import { makeEmbedded } from "./embedded.ts"
+import type { Engine } from "./engine.ts"
+import { type DatabaseError, DatabaseUnavailable, toDatabaseError } from "./errors.ts"
+import { type MigrationFailed, migrate } from "./migrations.ts"
+import { makePostgres } from "./postgres.ts"
+import { query as build } from "./schema.ts"
+
+type Query<A> = CompiledQuery<A> | Compilable<A>
+
+/**
+ * Queries, one statement each. There is no interactive transaction on purpose: the embedded database has a
+ * single connection, and a query that waited for a transaction which waits for it would hang for good.
+ */
+export class Database extends Context.Service<
+  Database,
+  {
+    readonly kind: Engine["kind"]
+    readonly place: string
+    /** Runs one statement. */
+    readonly run: <A>(query: Query<A>) => Effect.Effect<ReadonlyArray<A>, DatabaseError>
+    /** Completes once the schema is up to date, however long the database takes to appear. */
+    readonly migrated: Effect.Effect<void>
+    /** Fails with the reason why queries cannot work now; asks the database, 1 s at most. */
+    readonly check: Effect.Effect<void, DatabaseError>
+    /** Calls `onMessage` for every NOTIFY on the channel, `onLost` once when the line breaks. */
+    readonly listen: (
+      channel: string,
+      onMessage: (payload: string) => void,
+      onLost: () => void,
+    ) => Effect.Effect<void, DatabaseError, Scope.Scope>
+  }
+>()("switchhook/database/Database") {
+  /** On an engine that the caller made; closes it with the scope. */
+  static readonly make = Effect.fnUntraced(function* (engine: Engine) {
+    yield* Effect.addFinalizer(() => Effect.promise(() => engine.close().catch(() => {})))
+    const ready = yield* Deferred.make<void>()
+    let why: DatabaseError = new DatabaseUnavailable({ cause: "the schema is not up to date yet" })
+
+    const bringUpToDate = migrate(engine).pipe(
+      Effect.tap((applied) =>
+        applied.length === 0 ? Effect.void : Effect.logInfo("Database migrated", { applied: applied.join(", ") }),
+      ),
+      Effect.andThen(Deferred.succeed(ready, undefined)),
+      Effect.tapErrorTag("DatabaseUnavailable", (error) =>
+        Effect.suspend(() => {
+          why = error
+          return Effect.logError("Database not reachable, trying again", { why: error.message })
+        }),
+      ),
+    )
+    // A database that is merely away comes back; a migration that it refuses needs a person.
+    yield* bringUpToDate.pipe(
+      Effect.catchTag("DatabaseUnavailable", () =>
+        bringUpToDate.pipe(
+          Effect.tapErrorTag("MigrationFailed", (error) => Effect.logFatal(error.message)),
+          Effect.retry(Schedule.spaced("1 second")),
+          Effect.forkScoped,
+        ),
+      ),
+    )
+
+    const run = <A>(query: Query<A>) =>
+      Effect.tryPromise({ try: () => engine.kysely.executeQuery(query), catch: toDatabaseError }).pipe(
+        Effect.map((result) => result.rows),
+      )
+
+    return Database.of({
+      kind: engine.kind,
+      place: engine.place,
+      run,
+      migrated: Deferred.await(ready),
+      check: Effect.suspend(() =>
+        Deferred.isDoneUnsafe(ready)
+          ? run(sql`SELECT 1`.compile(build)).pipe(
+              Effect.timeoutOrElse({
+                duration: "1 second",
+                orElse: () => Effect.fail(new DatabaseUnavailable({ cause: "no answer within 1 s" })),
+              }),
+              Effect.asVoid,
+            )
+          : Effect.fail(why),
+      ),
+      listen: (channel, onMessage, onLost) =>
+        Effect.acquireRelease(
+          Effect.tryPromise({ try: () => engine.listen(channel, onMessage, onLost), catch: toDatabaseError }),
+          (stop) => Effect.promise(() => stop().catch(() => {})),
+        ).pipe(Effect.asVoid),
+    })
+  })
+
+  /** On the database that the settings name. Fails where the schema cannot be brought up to date. */
+  static readonly layer: Layer.Layer<Database, MigrationFailed | DatabaseUnavailable, Settings> = Layer.effect(
+    Database,
+    Effect.gen(function* () {
+      const { database } = yield* Settings
+      const engine =
+        database.kind === "postgres"
+          ? makePostgres(Redacted.value(database.url))
+          : yield* Effect.tryPromise({
+              try: () => makeEmbedded(database.dataDir),
+              catch: (cause) => new DatabaseUnavailable({ cause }),
+            })
+      return yield* Database.make(engine)
+    }),
+  )
+}

@@ -1,0 +1,26 @@
+// What differs between PostgreSQL and the embedded database, and nothing else.
+
+import type { Kysely } from "kysely"
+import type { Tables } from "./schema.ts"
+
+/** One session in which the migrator runs scripts of several statements. */
+export interface MigrationSession {
+  readonly script: (sql: string) => Promise<unknown>
+  readonly names: (sql: string) => Promise<ReadonlyArray<string>>
+  readonly close: () => Promise<void>
+}
+
+export interface Engine {
+  readonly kind: "postgres" | "embedded"
+  /** Where the data is, for a person: never with a password. */
+  readonly place: string
+  readonly kysely: Kysely<Tables>
+  readonly migrationSession: () => Promise<MigrationSession>
+  /** Calls `onMessage` for every NOTIFY until the returned function is called; `onLost` once if the line breaks. */
+  readonly listen: (
+    channel: string,
+    onMessage: (payload: string) => void,
+    onLost: () => void,
+  ) => Promise<() => Promise<void>>
+  readonly close: () => Promise<void>
+}

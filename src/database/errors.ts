@@ -1,0 +1,54 @@
+// What a database can say no with, by PostgreSQL's codes.
+
+import { Data, Predicate } from "effect"
+
+/** The database could not be asked, or did not answer in time: nothing is known about what it did. */
+export class DatabaseUnavailable extends Data.TaggedError("DatabaseUnavailable")<{
+  readonly cause: unknown
+}> {
+  override get message() {
+    return `The database cannot be reached: ${describe(this.cause)}`
+  }
+}
+
+/** The database refused the query: nothing was written. */
+export class QueryRefused extends Data.TaggedError("QueryRefused")<{
+  readonly code: string
+  readonly constraint: string | undefined
+  readonly cause: unknown
+}> {
+  override get message() {
+    return `The database refused a query (${this.code}): ${describe(this.cause)}`
+  }
+}
+
+export type DatabaseError = DatabaseUnavailable | QueryRefused
+
+const describe = (cause: unknown): string => {
+  if (cause instanceof AggregateError) return cause.errors.map(describe).join("; ")
+  return cause instanceof Error ? cause.message : String(cause)
+}
+
+const codeOf = (cause: unknown) =>
+  Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code) ? cause.code : ""
+
+// SQLSTATE has five characters; 08 connection, 53 resources, 57 shutdown and cancellation, 25006 read-only.
+const isSqlState = (code: string) => /^[0-9A-Z]{5}$/.test(code)
+const isTrouble = (code: string) => /^(?:08|53|57)/.test(code) || code === "25006"
+
+/** True where the connection or the server failed, rather than the query. */
+export const isConnectionTrouble = (cause: unknown): boolean => {
+  const code = codeOf(cause)
+  return !isSqlState(code) || isTrouble(code)
+}
+
+/** Sorts whatever a driver throws. */
+export const toDatabaseError = (cause: unknown): DatabaseError => {
+  if (isConnectionTrouble(cause)) return new DatabaseUnavailable({ cause })
+  const constraint = Predicate.hasProperty(cause, "constraint") ? cause.constraint : undefined
+  return new QueryRefused({
+    code: codeOf(cause),
+    constraint: Predicate.isString(constraint) ? constraint : undefined,
+    cause,
+  })
+}

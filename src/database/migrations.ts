@@ -1,0 +1,64 @@
+// Brings a database up to the numbered files in `sql/`, each once, in order.
+
+import { readdir, readFile } from "node:fs/promises"
+import { Data, Effect } from "effect"
+import type { Engine, MigrationSession } from "./engine.ts"
+import { DatabaseUnavailable, isConnectionTrouble } from "./errors.ts"
+
+/** A file of `sql/` that the database refused; it has changed nothing. */
+export class MigrationFailed extends Data.TaggedError("MigrationFailed")<{
+  readonly file: string
+  readonly cause: unknown
+}> {
+  override get message() {
+    const { cause } = this
+    return `Migration ${this.file} failed: ${cause instanceof Error ? cause.message : String(cause)}`
+  }
+}
+
+const folder = new URL("../../sql/", import.meta.url)
+
+// Any number will do, as long as every replica takes the same: "swhk".
+const lockNumber = 0x73_77_68_6b
+
+const prepare = `
+  SELECT pg_advisory_lock(${lockNumber});
+  CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+`
+
+const applyAll = async (session: MigrationSession) => {
+  const files = (await readdir(folder)).filter((name) => /^\d{4}_.+\.sql$/.test(name)).sort()
+  await session.script(prepare)
+  const known = new Set(await session.names("SELECT name FROM schema_migrations"))
+  const missing = files.filter((name) => !known.has(name))
+  for (const name of missing) {
+    const script = await readFile(new URL(name, folder), "utf8")
+    try {
+      await session.script(
+        `BEGIN;\n${script}\nINSERT INTO schema_migrations (name) VALUES ('${name.replaceAll("'", "''")}');\nCOMMIT;`,
+      )
+    } catch (cause) {
+      await session.script("ROLLBACK").catch(() => {})
+      throw isConnectionTrouble(cause) ? cause : new MigrationFailed({ file: name, cause })
+    }
+  }
+  await session.script(`SELECT pg_advisory_unlock(${lockNumber})`)
+  return missing
+}
+
+/**
+ * Applies what is missing, under an advisory lock that makes other replicas wait.
+ * Returns the names of the files that were applied.
+ */
+export const migrate = (engine: Engine): Effect.Effect<ReadonlyArray<string>, MigrationFailed | DatabaseUnavailable> =>
+  Effect.tryPromise({
+    try: async () => {
+      const session = await engine.migrationSession()
+      try {
+        return await applyAll(session)
+      } finally {
+        await session.close().catch(() => {})
+      }
+    },
+    catch: (cause) => (cause instanceof MigrationFailed ? cause : new DatabaseUnavailable({ cause })),
+  })

@@ -1,0 +1,59 @@
+// PostgreSQL by `DATABASE_URL`, over a pool of `pg` connections.
+
+import { Kysely, PostgresDialect } from "kysely"
+import pg from "pg"
+import type { Engine } from "./engine.ts"
+import type { Tables } from "./schema.ts"
+
+// LiveKit waits 15 s in all, so nothing here may wait for long.
+const limits = {
+  connectionTimeoutMillis: 2_000,
+  query_timeout: 4_000,
+  statement_timeout: 4_000,
+  keepAlive: true,
+  application_name: "switchhook",
+} as const
+
+const place = (url: string) => {
+  const { hostname, port, pathname } = new URL(url)
+  return `${hostname}${port === "" ? "" : `:${port}`}${pathname}`
+}
+
+/** Connects on first use: building it reaches no network. */
+export const makePostgres = (url: string): Engine => {
+  const pool = new pg.Pool({ connectionString: url, max: 10, ...limits })
+  // An idle connection that breaks is replaced by the next query; without a listener it would end the process.
+  pool.on("error", () => {})
+  const kysely = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) })
+  const connect = async (options: pg.ClientConfig) => {
+    const client = new pg.Client({ connectionString: url, ...options })
+    client.on("error", () => {})
+    await client.connect()
+    return client
+  }
+  return {
+    kind: "postgres",
+    place: place(url),
+    kysely,
+    migrationSession: async () => {
+      // A migration may take long; only connecting is bounded.
+      const client = await connect({ connectionTimeoutMillis: 2_000, application_name: "switchhook-migrate" })
+      return {
+        script: (sql) => client.query(sql),
+        names: async (sql) => (await client.query<{ name: string }>(sql)).rows.map((row) => row.name),
+        close: () => client.end(),
+      }
+    },
+    listen: async (channel, onMessage, onLost) => {
+      const client = await connect({ ...limits, application_name: "switchhook-listen" })
+      client.on("notification", (message) => onMessage(message.payload ?? ""))
+      client.on("end", onLost)
+      await client.query(`LISTEN ${pg.escapeIdentifier(channel)}`)
+      return async () => {
+        client.off("end", onLost)
+        await client.end()
+      }
+    },
+    close: () => kysely.destroy(),
+  }
+}

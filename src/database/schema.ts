@@ -1,0 +1,111 @@
+// The tables as Kysely knows them; the truth is in `sql/`.
+
+import { type ColumnType, DummyDriver, type Generated, Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from "kysely"
+
+type Timestamp = ColumnType<Date, Date | string | undefined, Date | string>
+type Json = ColumnType<unknown, string, string>
+
+export type CallState = "none" | "handing" | "accepted" | "rejected" | "waiting" | "uncertain"
+export type AttemptOutcome = "not-sent" | "accepted" | "rejected" | "ambiguous"
+
+export interface Tables {
+  readonly system_settings: {
+    key: string
+    value: Json
+    updated_at: Timestamp
+  }
+  readonly carriers: {
+    id: Generated<string>
+    name: string
+    lk_inbound_trunk_id: string | null
+    created_at: Timestamp
+  }
+  readonly dids: {
+    id: Generated<string>
+    number: string
+    raw_number: string
+    type: "local" | "mobile" | "national" | "toll-free" | null
+    carrier_id: string | null
+    position: Generated<number>
+    tenant_id: string | null
+    campaign_id: string | null
+    target: "fleet" | "agent" | null
+    created_at: Timestamp
+  }
+  readonly calls: {
+    id: string
+    call_key: string
+    state: CallState
+    claim: string | null
+    owner: string | null
+    lease_until: Timestamp | null
+    attempts: Generated<number>
+    unsent: Generated<number>
+    worker: string | null
+    worker_url: string | null
+    answer_status: number | null
+    answer_type: string | null
+    answer_body: Uint8Array | null
+    caller_joined_ms: string | number | null
+    caller_left_ms: string | number | null
+    direction: "inbound" | "outbound" | null
+    status: string | null
+    caller: string | null
+    caller_e164: string | null
+    dialed: string | null
+    dialed_e164: string | null
+    trunk_id: string | null
+    rule_id: string | null
+    sip_call_id: string | null
+    sip_call_id_full: string | null
+    participant_identity: string | null
+    room_key: string
+    room_name: string | null
+    room_sid: string | null
+    target: string | null
+    agent_name: string | null
+    outcome: string | null
+    metadata: Json | null
+    explanation: Json | null
+    created_at: Timestamp
+    claimed_at: Timestamp | null
+    settled_at: Timestamp | null
+  }
+  readonly dispatch_attempts: {
+    call_id: string
+    attempt: number
+    claim: string
+    worker: string
+    worker_url: string
+    started_at: Timestamp
+    ended_at: Timestamp | null
+    outcome: AttemptOutcome | null
+    status: number | null
+    reason: string | null
+  }
+  readonly sessions: {
+    room_sid: string
+    room_name: string
+    status: Generated<"ready" | "live" | "stopped">
+    started_at: Timestamp | null
+    stopped_at: Timestamp | null
+    created_at: Timestamp
+  }
+  readonly cache_versions: {
+    topic: string
+    version: string | number
+  }
+}
+
+/** Builds and compiles queries without a connection; `Database.run` executes them. */
+export const query = new Kysely<Tables>({
+  dialect: {
+    createAdapter: () => new PostgresAdapter(),
+    createDriver: () => new DummyDriver(),
+    createIntrospector: (db) => new PostgresIntrospector(db),
+    createQueryCompiler: () => new PostgresQueryCompiler(),
+  },
+})
+
+/** A text that PostgreSQL can hold: it refuses NUL, and half of a surrogate pair is no UTF-8. */
+export const storable = (text: string): string => text.toWellFormed().replaceAll("\0", "\ufffd")

@@ -1,0 +1,109 @@
+// A webhook's body as LiveKit's protojson writes it, read leniently: unknown fields, events and enum names pass.
+
+import { Data, Effect, Option, Schema } from "effect"
+
+/** The signed body is not a webhook event. */
+export class InvalidPayload extends Data.TaggedClass("InvalidPayload")<{ readonly why: string }> {}
+
+// protojson leaves zero values out and may write null for them; int64 come as strings, enums by name or number.
+const absent = <S extends Schema.Constraint>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
+const text = absent(Schema.String)
+const int64 = absent(Schema.Union([Schema.String, Schema.Number]))
+
+const Room = Schema.Struct({ sid: text, name: text, creationTime: int64, creationTimeMs: int64 })
+
+const Participant = Schema.Struct({
+  sid: text,
+  identity: text,
+  kind: absent(Schema.Union([Schema.String, Schema.Number])),
+  joinedAt: int64,
+  joinedAtMs: int64,
+  attributes: absent(Schema.Record(Schema.String, Schema.Unknown)),
+})
+
+const Body = Schema.Struct({
+  event: Schema.NonEmptyString,
+  id: text,
+  createdAt: int64,
+  room: absent(Room),
+  participant: absent(Participant),
+})
+
+/** One participant of an event; times in milliseconds since 1970, 0 where LiveKit said none. */
+export interface EventParticipant {
+  readonly sid: string
+  readonly identity: string
+  readonly kind: string
+  readonly joinedAtMs: number
+  readonly attributes: ReadonlyMap<string, string>
+}
+
+/** A verified event; whatever the body left out is the empty string, 0 or `undefined`. */
+export interface WebhookEvent {
+  readonly event: string
+  readonly id: string
+  readonly createdAtMs: number
+  readonly room: { readonly sid: string; readonly name: string; readonly creationTimeMs: number }
+  readonly participant: EventParticipant | undefined
+}
+
+// ParticipantInfo.Kind of livekit_models.proto; protojson parsers take the numbers too.
+const kinds = ["STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT"]
+
+const toNumber = (value: string | number | null | undefined) => {
+  const number = Number(value ?? 0)
+  return Number.isSafeInteger(number) && number >= 0 ? number : 0
+}
+
+const toMillis = (millis: string | number | null | undefined, seconds: string | number | null | undefined) =>
+  toNumber(millis) || Math.min(toNumber(seconds) * 1000, Number.MAX_SAFE_INTEGER)
+
+// A map, because an attribute may be called `__proto__` or `constructor`.
+const attributesOf = (attributes: { readonly [name: string]: unknown } | null | undefined) => {
+  const found = new Map<string, string>()
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (typeof value === "string") found.set(name, value)
+  }
+  return found
+}
+
+const toEvent = (body: typeof Body.Type): WebhookEvent => ({
+  event: body.event,
+  id: body.id ?? "",
+  createdAtMs: toMillis(undefined, body.createdAt),
+  room: {
+    sid: body.room?.sid ?? "",
+    name: body.room?.name ?? "",
+    creationTimeMs: toMillis(body.room?.creationTimeMs, body.room?.creationTime),
+  },
+  participant:
+    body.participant == null
+      ? undefined
+      : {
+          sid: body.participant.sid ?? "",
+          identity: body.participant.identity ?? "",
+          kind: kindName(body.participant.kind),
+          joinedAtMs: toMillis(body.participant.joinedAtMs, body.participant.joinedAt),
+          attributes: attributesOf(body.participant.attributes),
+        },
+})
+
+const kindName = (kind: string | number | null | undefined) =>
+  typeof kind === "number" ? (kinds[kind] ?? String(kind)) : (kind ?? "STANDARD")
+
+const decodeBody = Schema.decodeUnknownOption(Body)
+const utf8 = new TextDecoder()
+
+/** Reads the bytes whose signature has been checked. Fails with `InvalidPayload` where they are no event. */
+export const decodeEvent = (body: Uint8Array): Effect.Effect<WebhookEvent, InvalidPayload> => {
+  let json: unknown
+  try {
+    json = JSON.parse(utf8.decode(body))
+  } catch {
+    return Effect.fail(new InvalidPayload({ why: "not JSON" }))
+  }
+  return Option.match(decodeBody(json), {
+    onNone: () => Effect.fail(new InvalidPayload({ why: "not a webhook event" })),
+    onSome: (decoded) => Effect.succeed(toEvent(decoded)),
+  })
+}
