@@ -1,6 +1,6 @@
 // Durations are measured on a clock that no time server can turn back.
 
-import { Clock, Effect } from "effect"
+import { type Clock, Effect } from "effect"
 
 /** Milliseconds on the monotonic clock; only differences mean anything. */
 export const monotonicMs = (clock: Clock.Clock): number => Number(clock.monotonicTimeNanosUnsafe()) / 1e6

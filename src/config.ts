@@ -132,7 +132,12 @@ const settings = {
   },
   dataDir: { name: "DATA_DIR", expects: "a directory", read: text, fallback: ".data" },
   embeddedDatabase: { name: "EMBEDDED_DATABASE", expects: "true or false", read: flag, fallback: false },
-  apiKey: { name: "LIVEKIT_API_KEY", expects: "a LiveKit API key", read: optionalText, fallback: Option.none<string>() },
+  apiKey: {
+    name: "LIVEKIT_API_KEY",
+    expects: "a LiveKit API key",
+    read: optionalText,
+    fallback: Option.none<string>(),
+  },
   apiSecret: {
     name: "LIVEKIT_API_SECRET",
     expects: "the secret of LIVEKIT_API_KEY",
@@ -154,7 +159,12 @@ const settings = {
     fallback: Option.none<Redacted.Redacted>(),
     secret: true,
   },
-  coreFleet: { name: "CORE_FLEET", expects: "worker URLs", read: optionalText, fallback: Option.none<string>() },
+  coreFleet: {
+    name: "CORE_FLEET",
+    expects: "worker URLs",
+    read: optionalText,
+    fallback: Option.none<string>(),
+  },
   outboundTrunks: {
     name: "LIVEKIT_OUTBOUND_TRUNK_ID",
     expects: "trunk ids, separated by commas",
@@ -232,7 +242,11 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     Option.isSome(databaseUrl) || embeddedDatabase,
     "must be set in production, or EMBEDDED_DATABASE=true for a single replica on the embedded database",
   )
-  if (Option.isSome(apiKey) !== Option.isSome(apiSecret) && !production && !badNames.has("LIVEKIT_API_SECRET")) {
+  if (
+    Option.isSome(apiKey) !== Option.isSome(apiSecret) &&
+    !production &&
+    !badNames.has("LIVEKIT_API_SECRET")
+  ) {
     lines.push("LIVEKIT_API_KEY, LIVEKIT_API_SECRET: set both or neither")
   }
   if (lines.length > 0) return yield* new BadSettings({ lines })

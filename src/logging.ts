@@ -55,10 +55,15 @@ const colours: Record<string, number> = { warn: 33, error: 31, fatal: 31, debug:
 const readable = Logger.make((options) => {
   const line = toLine(options)
   const fields = Object.entries(line.fields)
-    .map(([name, value]) => `${paint(90, `${name}=`)}${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .map(
+      ([name, value]) =>
+        `${paint(90, `${name}=`)}${typeof value === "string" ? value : JSON.stringify(value)}`,
+    )
     .join(" ")
   const level = line.level === "info" ? "" : `${paint(colours[line.level] ?? 0, line.level.toUpperCase())} `
-  console.log(`${paint(90, line.time.slice(11, 23))} ${level}${line.message}${fields === "" ? "" : `  ${fields}`}`)
+  console.log(
+    `${paint(90, line.time.slice(11, 23))} ${level}${line.message}${fields === "" ? "" : `  ${fields}`}`,
+  )
 })
 
 /** The loggers for these settings. JSON in production, a readable line elsewhere. */

@@ -65,15 +65,19 @@ export class Cache extends Context.Service<
         let listening = false
         while (true) {
           if (!listening) {
-            listening = yield* database.listen(channel, wakeUp, () => {
-              listening = false
-              wakeUp()
-            }).pipe(
-              Effect.as(true),
-              Effect.orElseSucceed(() => false),
-            )
+            listening = yield* database
+              .listen(channel, wakeUp, () => {
+                listening = false
+                wakeUp()
+              })
+              .pipe(
+                Effect.as(true),
+                Effect.orElseSucceed(() => false),
+              )
           }
-          yield* Effect.catch(poll, (error) => Effect.logWarning("Caches not refreshed", { why: error.message }))
+          yield* Effect.catch(poll, (error) =>
+            Effect.logWarning("Caches not refreshed", { why: error.message }),
+          )
           yield* Effect.timeoutOption(Queue.take(wake), pollEvery)
         }
       })

@@ -44,7 +44,9 @@ export class Database extends Context.Service<
 
     const bringUpToDate = migrate(engine).pipe(
       Effect.tap((applied) =>
-        applied.length === 0 ? Effect.void : Effect.logInfo("Database migrated", { applied: applied.join(", ") }),
+        applied.length === 0
+          ? Effect.void
+          : Effect.logInfo("Database migrated", { applied: applied.join(", ") }),
       ),
       Effect.andThen(Deferred.succeed(ready, undefined)),
       Effect.tapErrorTag("DatabaseUnavailable", (error) =>
@@ -95,18 +97,19 @@ export class Database extends Context.Service<
   })
 
   /** On the database that the settings name. Fails where the schema cannot be brought up to date. */
-  static readonly layer: Layer.Layer<Database, MigrationFailed | DatabaseUnavailable, Settings> = Layer.effect(
-    Database,
-    Effect.gen(function* () {
-      const { database } = yield* Settings
-      const engine =
-        database.kind === "postgres"
-          ? makePostgres(Redacted.value(database.url))
-          : yield* Effect.tryPromise({
-              try: () => makeEmbedded(database.dataDir),
-              catch: (cause) => new DatabaseUnavailable({ cause }),
-            })
-      return yield* Database.make(engine)
-    }),
-  )
+  static readonly layer: Layer.Layer<Database, MigrationFailed | DatabaseUnavailable, Settings> =
+    Layer.effect(
+      Database,
+      Effect.gen(function* () {
+        const { database } = yield* Settings
+        const engine =
+          database.kind === "postgres"
+            ? makePostgres(Redacted.value(database.url))
+            : yield* Effect.tryPromise({
+                try: () => makeEmbedded(database.dataDir),
+                catch: (cause) => new DatabaseUnavailable({ cause }),
+              })
+        return yield* Database.make(engine)
+      }),
+    )
 }

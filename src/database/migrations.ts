@@ -50,7 +50,9 @@ const applyAll = async (session: MigrationSession) => {
  * Applies what is missing, under an advisory lock that makes other replicas wait.
  * Returns the names of the files that were applied.
  */
-export const migrate = (engine: Engine): Effect.Effect<ReadonlyArray<string>, MigrationFailed | DatabaseUnavailable> =>
+export const migrate = (
+  engine: Engine,
+): Effect.Effect<ReadonlyArray<string>, MigrationFailed | DatabaseUnavailable> =>
   Effect.tryPromise({
     try: async () => {
       const session = await engine.migrationSession()

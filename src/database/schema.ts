@@ -1,6 +1,14 @@
 // The tables as Kysely knows them; the truth is in `sql/`.
 
-import { type ColumnType, DummyDriver, type Generated, Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from "kysely"
+import {
+  type ColumnType,
+  DummyDriver,
+  type Generated,
+  Kysely,
+  PostgresAdapter,
+  PostgresIntrospector,
+  PostgresQueryCompiler,
+} from "kysely"
 
 type Timestamp = ColumnType<Date, Date | string | undefined, Date | string>
 type Json = ColumnType<unknown, string, string>
@@ -109,3 +117,7 @@ export const query = new Kysely<Tables>({
 
 /** A text that PostgreSQL can hold: it refuses NUL, and half of a surrogate pair is no UTF-8. */
 export const storable = (text: string): string => text.toWellFormed().replaceAll("\0", "\ufffd")
+
+/** JSON that a `jsonb` column can hold, whatever the texts in it are. */
+export const storableJson = (value: unknown): string =>
+  JSON.stringify(value, (_, item) => (typeof item === "string" ? storable(item) : item))

@@ -12,18 +12,20 @@ const longestPauseMs = 60_000
 
 export const closedBreaker: Breaker = { state: "closed", failures: 0 }
 
+export const isOpen = (breaker: Breaker): boolean => breaker.state === "open"
+
 /** After an answer of 2xx or 429. */
 export const succeeded = (): Breaker => closedBreaker
 
-/** After a transport error or any other answer, at `now` (ms). */
-export const failed = (breaker: Breaker, now: number): Breaker => {
+/** After a transport error or any other answer, at `now` (ms), to a call that was the trial or not. */
+export const failed = (breaker: Breaker, now: number, wasTrial: boolean): Breaker => {
   if (breaker.state === "closed") {
     return breaker.failures + 1 < opensAfter
       ? { state: "closed", failures: breaker.failures + 1 }
       : { state: "open", until: now + firstPauseMs, pauseMs: firstPauseMs, trial: false }
   }
   // A call that was under way when it opened says nothing new; only the trial does.
-  if (!breaker.trial) return breaker
+  if (!wasTrial) return breaker
   const pauseMs = Math.min(breaker.pauseMs * 2, longestPauseMs)
   return { state: "open", until: now + pauseMs, pauseMs, trial: false }
 }

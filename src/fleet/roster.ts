@@ -47,7 +47,8 @@ const usableUrl = (raw: string): URL | undefined => {
 
 const parseEntry = (value: unknown): RosterEntry | string => {
   const given = decodeEntry(typeof value === "string" ? { url: value } : value)
-  if (Option.isNone(given)) return `${show(value)} is neither a URL nor {url, name?, capacity?, weight?, draining?}`
+  if (Option.isNone(given))
+    return `${show(value)} is neither a URL nor {url, name?, capacity?, weight?, draining?}`
   const { capacity, draining = false, name, url: raw, weight = 1 } = given.value
   const url = usableUrl(raw)
   if (url === undefined) {

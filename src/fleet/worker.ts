@@ -14,9 +14,10 @@ export interface HealthReport {
 
 /**
  * A place kept for a call until the worker's own count includes it, so that a burst between two probes
- * spreads. `handedAt` is set once the worker has the call.
+ * spreads. `handedAt` is set once the worker has the call; `trial` where an open breaker let it pass.
  */
 export interface Reservation {
+  readonly trial: boolean
   handedAt: number | undefined
 }
 
@@ -72,7 +73,8 @@ export const probeSucceeded = (worker: Worker, report: HealthReport, begunAt: nu
   if (worker.health === "unknown" || worker.goodProbesInRow >= upAfter) worker.health = "up"
   worker.report = report
   const took = now - begunAt
-  worker.latencyMs = worker.latencyMs === undefined ? took : worker.latencyMs + smoothing * (took - worker.latencyMs)
+  worker.latencyMs =
+    worker.latencyMs === undefined ? took : worker.latencyMs + smoothing * (took - worker.latencyMs)
   if (report.activeCalls === undefined) return
   for (const reservation of worker.reservations) {
     if (reservation.handedAt !== undefined && begunAt >= reservation.handedAt + settleMs) {

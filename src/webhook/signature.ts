@@ -60,5 +60,6 @@ export const verifySignature = Effect.fnUntraced(function* (
     try: () => verifier.verify(token, clockTolerance),
     catch: () => new InvalidSignature({ why: "token" }),
   })
-  if (typeof verified.sha256 !== "string" || !hashMatches(verified.sha256, body)) return yield* invalid("body hash")
+  if (typeof verified.sha256 !== "string" || !hashMatches(verified.sha256, body))
+    return yield* invalid("body hash")
 })

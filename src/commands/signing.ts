@@ -1,0 +1,46 @@
+// A webhook as LiveKit makes and signs it, for the commands that ring a service.
+
+import { createHash } from "node:crypto"
+import { AccessToken } from "livekit-server-sdk"
+
+/** The token that LiveKit sends for these bytes: HS256, five minutes, the base64 SHA-256 of the body. */
+export const signBody = async (
+  body: Uint8Array,
+  key: string,
+  secret: string,
+  ttl: string | number = "5m",
+): Promise<string> => {
+  const token = new AccessToken(key, secret, { ttl })
+  token.sha256 = createHash("sha256").update(body).digest("base64")
+  return token.toJwt()
+}
+
+/** What a webhook was answered. */
+export interface Answered {
+  readonly status: number
+  readonly replayed: boolean
+  readonly body: string
+  readonly tookMs: number
+}
+
+/** Posts bytes to a webhook URL as LiveKit does. Rejects where nobody answers. */
+export const post = async (
+  url: string,
+  body: Uint8Array<ArrayBuffer>,
+  authorization: string,
+): Promise<Answered> => {
+  const startedAt = performance.now()
+  const response = await fetch(url, {
+    method: "POST",
+    headers: { authorization, "content-type": "application/webhook+json" },
+    body,
+    redirect: "manual",
+  })
+  const text = await response.text()
+  return {
+    status: response.status,
+    replayed: response.headers.get("switchhook-replayed") === "true",
+    body: text,
+    tookMs: performance.now() - startedAt,
+  }
+}

@@ -1,0 +1,286 @@
+// HTTP to a worker: its health, and the POST that gives it a call. Knows to the byte whether anything was sent.
+
+import { NodeHttpClient } from "@effect/platform-node"
+import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
+import { Context, Data, Effect, Layer, Option, Predicate, Redacted, Schema, Stream } from "effect"
+import { HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
+import { monotonicMs, theClock } from "../clock.ts"
+import { Settings } from "../config.ts"
+import type { HealthReport } from "./worker.ts"
+
+/** What a worker is told of a call; exactly the body of the relay. */
+export interface DispatchRequest {
+  readonly room_name: string
+  readonly caller_number: string
+  readonly dialed_number: string
+  readonly call_id: string
+}
+
+/** What a worker answered. A body of more than 64 KiB is replaced by `{"ok":true}`; a cut one is what came. */
+export interface WorkerAnswer {
+  readonly status: number
+  readonly contentType: string | undefined
+  readonly body: Uint8Array
+}
+
+export type NothingSentReason =
+  | "refused"
+  | "unresolvable"
+  | "connect timeout"
+  | "unreachable"
+  | "tls"
+  | "not connected"
+  | "lease lapsed"
+
+/** No byte of the request left this process, for certain: whoever asks may ask another worker. */
+export class NothingSent extends Data.TaggedClass("NothingSent")<{ readonly reason: NothingSentReason }> {}
+
+/** The request, or a part of it, may have reached the worker, and no status line came back. */
+export class NoAnswer extends Data.TaggedClass("NoAnswer")<{ readonly reason: string }> {}
+
+/** A health answer that is none. */
+export class ProbeFailed extends Data.TaggedClass("ProbeFailed")<{
+  readonly why: string
+  readonly refused: boolean
+}> {}
+
+const connectMs = 1_000
+const probeMs = 500
+const bodyLimit = 64 * 1024
+const okBody = new TextEncoder().encode('{"ok":true}')
+
+// A worker may close an idle connection just as we write on it, and that looks like a request that was sent
+// and never answered. So a connection idle for 2 s is not used again; the rest is margin for the timer.
+const reuseWithinMs = 1_900
+
+/**
+ * Stands between connecting and the first byte of one request. The dispatcher asks it once the connection is
+ * there: what it refuses then has sent nothing, and what it let pass counts as sent.
+ */
+class Gate {
+  state: "waiting" | "passed" | "closed" = "waiting"
+  private readonly mayStart: () => boolean
+  constructor(mayStart: () => boolean) {
+    this.mayStart = mayStart
+  }
+  pass(): boolean {
+    if (this.state === "waiting") this.state = this.mayStart() ? "passed" : "closed"
+    return this.state === "passed"
+  }
+}
+
+const gateOption = "switchhookGate"
+
+const withGate: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options, handler) => {
+  const gate = (options as { [gateOption]?: Gate })[gateOption]
+  if (gate === undefined) return dispatch(options, handler)
+  return dispatch(options, {
+    onRequestStart: (controller, context) => {
+      if (!gate.pass()) return controller.abort(new Error("held back before the first byte"))
+      handler.onRequestStart?.(controller, context)
+    },
+    onRequestUpgrade: (...args) => handler.onRequestUpgrade?.(...args),
+    onResponseStart: (...args) => handler.onResponseStart?.(...args),
+    onResponseData: (...args) => handler.onResponseData?.(...args),
+    onResponseEnd: (...args) => handler.onResponseEnd?.(...args),
+    onResponseError: (...args) => handler.onResponseError?.(...args),
+  })
+}
+
+const dispatcher = Effect.acquireRelease(
+  Effect.sync(() =>
+    new Agent({
+      connect: { timeout: connectMs },
+      keepAliveTimeout: reuseWithinMs,
+      keepAliveMaxTimeout: reuseWithinMs,
+    }).compose(withGate),
+  ),
+  (agent) => Effect.promise(() => agent.destroy()),
+)
+
+const codeOf = (error: unknown): string => {
+  for (let cause = error, depth = 0; Predicate.isObject(cause) && depth < 6; depth++) {
+    if (Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code)) return cause.code
+    if (cause instanceof AggregateError && cause.errors.length > 0) cause = cause.errors[0]
+    else cause = Predicate.hasProperty(cause, "reason") ? cause.reason : (cause as { cause?: unknown }).cause
+  }
+  return ""
+}
+
+const unsentReason = (code: string): NothingSentReason => {
+  if (code === "ECONNREFUSED") return "refused"
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") return "unresolvable"
+  if (code === "UND_ERR_CONNECT_TIMEOUT") return "connect timeout"
+  if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
+  if (/CERT|SSL|TLS|SELF_SIGNED|ALTNAME/.test(code)) return "tls"
+  return "not connected"
+}
+
+interface BodyReader {
+  /** Reads to the end, or until there is too much or the connection breaks. */
+  readonly read: Effect.Effect<void>
+  /** What came so far; `undefined` where it was more than 64 KiB. */
+  readonly soFar: () => Uint8Array | undefined
+}
+
+const bodyReader = (response: HttpClientResponse.HttpClientResponse): BodyReader => {
+  const chunks: Array<Uint8Array> = []
+  let size = 0
+  return {
+    read: response.stream.pipe(
+      Stream.runForEachWhile((chunk) =>
+        Effect.sync(() => {
+          size += chunk.length
+          if (size <= bodyLimit) chunks.push(chunk)
+          return size <= bodyLimit
+        }),
+      ),
+      Effect.ignore,
+    ),
+    soFar: () => (size <= bodyLimit ? Buffer.concat(chunks) : undefined),
+  }
+}
+
+const Health = Schema.fromJsonString(
+  Schema.Struct({
+    status: Schema.optionalKey(Schema.Unknown),
+    active_calls: Schema.optionalKey(Schema.Unknown),
+    max_calls: Schema.optionalKey(Schema.Unknown),
+    idempotent: Schema.optionalKey(Schema.Unknown),
+  }),
+)
+const decodeHealth = Schema.decodeUnknownOption(Health)
+
+const count = (value: unknown) =>
+  typeof value === "number" && value >= 0 && Number.isFinite(value) ? value : undefined
+
+const toReport = (body: string): HealthReport => {
+  const health = Option.getOrElse(decodeHealth(body), () => ({}) as typeof Health.Type)
+  return {
+    draining: health.status === "draining",
+    activeCalls: count(health.active_calls),
+    maxCalls: count(health.max_calls),
+    idempotent: health.idempotent === true,
+  }
+}
+
+const readReport = (response: HttpClientResponse.HttpClientResponse) => {
+  const { read, soFar } = bodyReader(response)
+  return Effect.map(read, () => toReport(Buffer.from(soFar() ?? okBody).toString("utf8")))
+}
+
+export class WorkerClient extends Context.Service<
+  WorkerClient,
+  {
+    /** `GET {url}/health`, 500 ms for the whole answer. */
+    readonly health: (url: string) => Effect.Effect<HealthReport, ProbeFailed>
+    /**
+     * `POST {url}/livekit/dispatch`. `mayStart` is asked once connected, before the first byte; `budgetMs` is
+     * for everything, 1 s of it for connecting. A redirect is an answer like any other and is not followed.
+     */
+    readonly dispatch: (
+      url: string,
+      request: DispatchRequest,
+      options: {
+        readonly idempotencyKey: string
+        readonly budgetMs: number
+        readonly mayStart: () => boolean
+      },
+    ) => Effect.Effect<WorkerAnswer, NothingSent | NoAnswer>
+  }
+>()("switchhook/fleet/WorkerClient") {
+  static readonly layerNoDeps = Layer.effect(
+    WorkerClient,
+    Effect.gen(function* () {
+      const { coreSecret } = yield* Settings
+      const client = yield* HttpClient.HttpClient
+
+      const health = (url: string) =>
+        client.get(`${url}/health`).pipe(
+          Effect.flatMap((response) =>
+            Effect.flatMap(readReport(response), (report) =>
+              response.status >= 200 && response.status < 300
+                ? Effect.succeed(report)
+                : Effect.fail(new ProbeFailed({ why: `answers ${response.status}`, refused: false })),
+            ),
+          ),
+          Effect.catchTag("HttpClientError", (error) => {
+            const code = codeOf(error)
+            return Effect.fail(
+              new ProbeFailed({ why: code || "no answer", refused: code === "ECONNREFUSED" }),
+            )
+          }),
+          Effect.timeoutOrElse({
+            duration: probeMs,
+            orElse: () =>
+              Effect.fail(new ProbeFailed({ why: `no answer within ${probeMs} ms`, refused: false })),
+          }),
+          Effect.provideService(HttpClient.TracerDisabledWhen, () => true),
+        )
+
+      const dispatch = Effect.fnUntraced(
+        function* (
+          url: string,
+          request: DispatchRequest,
+          options: {
+            readonly idempotencyKey: string
+            readonly budgetMs: number
+            readonly mayStart: () => boolean
+          },
+        ): Effect.fn.Return<WorkerAnswer, NothingSent | NoAnswer> {
+          const clock = yield* theClock
+          const startedAt = monotonicMs(clock)
+          const gate = new Gate(options.mayStart)
+          const post = HttpClientRequest.post(`${url}/livekit/dispatch`).pipe(
+            HttpClientRequest.setHeaders({
+              "x-cxb-core-secret": Redacted.value(coreSecret),
+              "idempotency-key": options.idempotencyKey,
+            }),
+            HttpClientRequest.bodyText(JSON.stringify(request), "application/json"),
+          )
+          const answer = client.execute(post).pipe(
+            Effect.provideService(NodeHttpClient.UndiciOptions, { [gateOption]: gate } as object),
+            Effect.mapError((error) => {
+              const code = codeOf(error)
+              if (gate.state === "passed") return new NoAnswer({ reason: code || "connection lost" })
+              if (gate.state === "closed") return new NothingSent({ reason: "lease lapsed" })
+              gate.state = "closed"
+              return new NothingSent({ reason: unsentReason(code) })
+            }),
+          )
+          const tooLate = Effect.gen(function* () {
+            yield* Effect.sleep(Math.min(connectMs, options.budgetMs))
+            if (gate.state !== "passed") {
+              gate.state = "closed"
+              return yield* Effect.fail(new NothingSent({ reason: "connect timeout" }))
+            }
+            yield* Effect.sleep(Math.max(0, options.budgetMs - connectMs))
+            return yield* Effect.fail(
+              new NoAnswer({ reason: `no answer within ${Math.round(options.budgetMs)} ms` }),
+            )
+          })
+          const response = yield* Effect.raceFirst(answer, tooLate)
+          // From here on the outcome stands, whatever becomes of the body.
+          const { read, soFar } = bodyReader(response)
+          yield* Effect.timeoutOption(read, Math.max(1, options.budgetMs - (monotonicMs(clock) - startedAt)))
+          const body = soFar()
+          return {
+            status: response.status,
+            contentType: body === undefined ? "application/json" : response.headers["content-type"],
+            body: body ?? okBody,
+          }
+        },
+        Effect.provideService(HttpClient.TracerDisabledWhen, () => true),
+      )
+
+      return WorkerClient.of({ health, dispatch })
+    }),
+  )
+
+  static readonly layer = Layer.provide(
+    WorkerClient.layerNoDeps,
+    NodeHttpClient.layerUndiciNoDispatcher.pipe(
+      Layer.provide(Layer.effect(NodeHttpClient.Dispatcher, dispatcher)),
+    ),
+  )
+}

@@ -1,0 +1,64 @@
+// What an orchestrator, a load balancer and Prometheus ask.
+
+import { Effect, type Layer } from "effect"
+import { HttpRouter, HttpServerResponse } from "effect/http"
+import { PrometheusMetrics } from "effect/observability"
+import { Database } from "../database/database.ts"
+import { Fleet } from "../fleet/fleet.ts"
+import { showBuild, showWorkers } from "../metrics.ts"
+import { runtime, version } from "../version.ts"
+import { Keys } from "../webhook/keys.ts"
+import { problem } from "./answers.ts"
+import { Draining } from "./draining.ts"
+
+type Needs = Database | Fleet | Keys | Draining
+
+/** Every reason why this replica should get no calls now; none where it is ready. */
+const reasons = Effect.gen(function* () {
+  const found: Array<string> = []
+  const draining = yield* Draining
+  if (draining.begun()) found.push("shutting down")
+  const database = yield* Database
+  const fault = yield* Effect.match(database.check, {
+    onSuccess: () => undefined,
+    onFailure: (error) => error.message,
+  })
+  if (fault !== undefined) found.push(fault)
+  const keys = yield* Keys
+  if (keys.names.length === 0) found.push("No LiveKit API key is set")
+  const fleet = yield* Fleet
+  const workers = yield* fleet.view
+  if (!fleet.known()) found.push("core_fleet was not read yet")
+  else if (workers.length === 0) found.push("No fleet: the setting core_fleet is empty")
+  else if (!workers.some((worker) => worker.up)) {
+    const why = workers.map((worker) => `${worker.name}: ${worker.whyOut}`).join("; ")
+    found.push(`No healthy fleet: ${why}`)
+  }
+  return found
+})
+
+const readiness = Effect.map(reasons, (found) =>
+  HttpServerResponse.jsonUnsafe(
+    { status: found.length === 0 ? "ready" : "not ready", reasons: found },
+    { status: found.length === 0 ? 200 : 503 },
+  ),
+)
+
+const metrics = Effect.gen(function* () {
+  const fleet = yield* Fleet
+  yield* showWorkers(yield* fleet.view)
+  yield* showBuild(version, runtime)
+  const body = yield* PrometheusMetrics.format()
+  return HttpServerResponse.text(body, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
+})
+
+/** `/healthz`, `/readyz`, `/metrics`, and an answer for every path that is none of ours. */
+export const healthRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | Needs> = HttpRouter.use(
+  Effect.fnUntraced(function* (router) {
+    const context = yield* Effect.context<Needs>()
+    yield* router.add("GET", "/healthz", HttpServerResponse.jsonUnsafe({ status: "ok", version }))
+    yield* router.add("GET", "/readyz", Effect.provideContext(readiness, context))
+    yield* router.add("GET", "/metrics", Effect.provideContext(metrics, context))
+    yield* router.add("*", "/*", problem(404, "There is nothing here"))
+  }),
+)

@@ -1,0 +1,27 @@
+// The HTTP server with all routes.
+
+import { createServer } from "node:http"
+import { NodeHttpServer } from "@effect/platform-node"
+import { Effect, Layer } from "effect"
+import { HttpRouter } from "effect/http"
+import { Settings } from "../config.ts"
+import { Draining } from "./draining.ts"
+import { healthRoutes } from "./health-routes.ts"
+import { webhookRoutes } from "./webhook-routes.ts"
+
+// LiveKit sends an event at once; whoever needs longer for headers or body is not LiveKit.
+const limits = { headersTimeout: 5_000, requestTimeout: 10_000, connectionsCheckingInterval: 1_000 }
+
+const listener = Layer.unwrap(
+  Effect.map(Settings, ({ host, port }) =>
+    NodeHttpServer.layer(() => createServer(limits), { host, port, gracefulShutdownTimeout: "3 seconds" }),
+  ),
+)
+
+const routes = Layer.mergeAll(webhookRoutes, healthRoutes)
+
+/** Serves until its scope closes: first not ready, then nothing in flight, then closed. */
+export const serverLayer = Draining.onShutdown.pipe(
+  Layer.provideMerge(HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true })),
+  Layer.provideMerge(listener),
+)

@@ -1,0 +1,47 @@
+// The service: settings in, layers together, server up.
+
+import { NodeRuntime } from "@effect/platform-node"
+import { Cause, Effect, Exit, Layer } from "effect"
+import { banner } from "./banner.ts"
+import { TrunkDirectory } from "./carriers/trunk-directory.ts"
+import { environment, Settings } from "./config.ts"
+import { Cache } from "./database/cache.ts"
+import { Database } from "./database/database.ts"
+import { InFlight } from "./dispatch/in-flight.ts"
+import { Ledger } from "./dispatch/ledger.ts"
+import { Fleet } from "./fleet/fleet.ts"
+import { WorkerClient } from "./fleet/worker-client.ts"
+import { Draining } from "./http/draining.ts"
+import { serverLayer } from "./http/server.ts"
+import { loggingLayer } from "./logging.ts"
+import { Keys } from "./webhook/keys.ts"
+
+const logging = Layer.unwrap(Effect.map(Settings, loggingLayer))
+
+const service = banner.pipe(
+  Layer.provideMerge(serverLayer),
+  Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer)),
+  Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, TrunkDirectory.layer, Fleet.layerNoDeps)),
+  Layer.provideMerge(Layer.mergeAll(WorkerClient.layer, Cache.layer)),
+  Layer.provideMerge(Database.layer),
+  Layer.provideMerge(logging),
+  Layer.provideMerge(Settings.layer),
+  Layer.provide(environment),
+)
+
+// A start that fails is a person's business: one clear line each, and no stack.
+const report = (cause: Cause.Cause<unknown>) => {
+  const error = Cause.squash(cause)
+  for (const line of (error instanceof Error ? error.message : String(error)).split("\n")) console.error(line)
+}
+
+Layer.launch(service).pipe(
+  NodeRuntime.runMain({
+    disableErrorReporting: true,
+    teardown: (exit, onExit) => {
+      const stopped = Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)
+      if (!stopped) report(exit.cause)
+      onExit(stopped ? 0 : 1)
+    },
+  }),
+)

@@ -1,0 +1,105 @@
+// What Prometheus sees.
+
+import { type Clock, Effect, Metric } from "effect"
+import type { WorkerView } from "./fleet/fleet.ts"
+
+// LiveKit's own names; whatever else comes is one series, or a hostile sender could make millions.
+const knownEvents = new Set([
+  "room_started",
+  "room_finished",
+  "participant_joined",
+  "participant_left",
+  "participant_connection_aborted",
+  "track_published",
+  "track_unpublished",
+  "egress_started",
+  "egress_updated",
+  "egress_ended",
+  "ingress_started",
+  "ingress_ended",
+  "agent_job_started",
+  "agent_job_ended",
+])
+
+const events = Metric.counter("switchhook_events_total", {
+  description: "Webhook requests by event and how they ended.",
+  incremental: true,
+})
+const dispatches = Metric.counter("switchhook_dispatches_total", {
+  description: "Hand-overs by outcome.",
+  incremental: true,
+})
+const replays = Metric.counter("switchhook_ledger_replays_total", {
+  description: "Deliveries answered from the ledger or from a hand-over under way, by what was known.",
+  incremental: true,
+})
+const stages = Metric.histogram("switchhook_stage_seconds", {
+  description: "Seconds spent in each stage of the pipeline.",
+  boundaries: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+})
+const workerGauges = {
+  up: Metric.gauge("switchhook_worker_up", { description: "1 where the worker may take a call." }),
+  load: Metric.gauge("switchhook_worker_load", { description: "Calls per place, reserved ones included." }),
+  inFlight: Metric.gauge("switchhook_worker_in_flight", { description: "Relays under way to the worker." }),
+  breaker: Metric.gauge("switchhook_worker_breaker_open", {
+    description: "1 where the worker's breaker is open.",
+  }),
+}
+const buildInfo = Metric.gauge("switchhook_build_info", {
+  description: "Always 1; the labels tell the build.",
+})
+
+// The names of the types that say how something ended, as Prometheus labels are written.
+const label = (name: string) => name.replace(/\B[A-Z]/g, (letter) => `-${letter}`).toLowerCase()
+
+/** Counts a webhook request; an event that LiveKit does not know counts as `other`, none at all as `none`. */
+export const countEvent = (event: string | undefined, outcome: string): Effect.Effect<void> =>
+  Metric.update(
+    Metric.withAttributes(events, {
+      event: event === undefined ? "none" : knownEvents.has(event) ? event : "other",
+      outcome: label(outcome),
+    }),
+    1,
+  )
+
+export const countDispatch = (outcome: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(dispatches, { outcome: label(outcome) }), 1)
+
+export const countReplay = (known: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(replays, { known: label(known) }), 1)
+
+/** Measures how long a stage takes, however it ends. */
+export const timed =
+  (stage: string) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.clockWith((clock: Clock.Clock) => {
+      const startedAt = clock.monotonicTimeNanosUnsafe()
+      return Effect.onExit(effect, () =>
+        Metric.update(
+          Metric.withAttributes(stages, { stage }),
+          Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9,
+        ),
+      )
+    })
+
+let shown: ReadonlyArray<string> = []
+
+/** Sets the workers' gauges to what is true now, and forgets workers that are gone. */
+export const showWorkers = Effect.fnUntraced(function* (workers: ReadonlyArray<WorkerView>) {
+  const names = workers.map((worker) => worker.name)
+  for (const worker of shown.filter((name) => !names.includes(name))) {
+    for (const gauge of Object.values(workerGauges))
+      yield* Metric.remove(Metric.withAttributes(gauge, { worker }))
+  }
+  shown = names
+  for (const { breaker, inFlight, load, name: worker, up } of workers) {
+    yield* Metric.update(Metric.withAttributes(workerGauges.up, { worker }), up ? 1 : 0)
+    yield* Metric.update(Metric.withAttributes(workerGauges.load, { worker }), load)
+    yield* Metric.update(Metric.withAttributes(workerGauges.inFlight, { worker }), inFlight)
+    yield* Metric.update(Metric.withAttributes(workerGauges.breaker, { worker }), breaker === "open" ? 1 : 0)
+  }
+})
+
+/** `runtime` is `node` or `deno`, with its version. */
+export const showBuild = (version: string, runtime: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(buildInfo, { version, runtime }), 1)
