@@ -1,0 +1,128 @@
+// The service as its users run it: a process of its own, on a free port, with its log read line by line.
+
+import { type ChildProcess, spawn } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { type Answered, post, signBody } from "../../src/commands/signing.ts"
+
+export const apiKey = "devkey"
+export const apiSecret = "devsecretdevsecretdevsecretdevsecret"
+export const coreSecret = "test-core-secret"
+
+const root = fileURLToPath(new URL("../../", import.meta.url))
+const isDeno = process.versions["deno"] !== undefined
+
+const commands = {
+  node: [`${root}node_modules/.bin/node`, "src/main.ts"],
+  deno: [`${root}node_modules/.bin/deno`, "run", "-A", "src/main.ts"],
+} as const
+
+export type Runtime = keyof typeof commands
+/** The runtime the tests themselves run on. */
+export const ownRuntime: Runtime = isDeno ? "deno" : "node"
+/** Both from Node's test run; under Deno only itself. */
+export const runtimes: ReadonlyArray<Runtime> = isDeno ? ["deno"] : ["node", "deno"]
+
+export type LogLine = Record<string, unknown> & { readonly message?: string }
+
+export interface Service {
+  readonly url: string
+  readonly webhook: string
+  readonly log: ReadonlyArray<LogLine>
+  /** Everything it printed, as it printed it. */
+  readonly output: () => string
+  readonly process: ChildProcess
+  /** Sends a signal and waits for the exit code. */
+  readonly stop: (signal?: NodeJS.Signals) => Promise<number | null>
+  readonly exited: Promise<number | null>
+  /** Signs and posts bytes or an object as LiveKit does. */
+  readonly ring: (body: unknown) => Promise<Answered>
+  readonly get: (path: string) => Promise<{ readonly status: number; readonly text: string }>
+}
+
+/** The bytes of a body: an object as JSON, a string or bytes as they are. */
+export const toBytes = (body: unknown): Uint8Array<ArrayBuffer> => {
+  if (body instanceof Uint8Array) return new Uint8Array(body)
+  return new TextEncoder().encode(typeof body === "string" ? body : JSON.stringify(body))
+}
+
+/** Runs a command of the project to its end. */
+export const launch = (runtime: Runtime, env: Record<string, string>) => {
+  const [command, ...args] = commands[runtime]
+  const child = spawn(command, args, {
+    cwd: root,
+    env: {
+      PATH: process.env["PATH"],
+      HOME: process.env["HOME"],
+      NODE_ENV: "production",
+      PORT: "0",
+      HOST: "127.0.0.1",
+      LIVEKIT_API_KEY: apiKey,
+      LIVEKIT_API_SECRET: apiSecret,
+      CXB_CORE_SECRET: coreSecret,
+      ...env,
+    },
+    stdio: ["ignore", "pipe", "pipe"],
+  })
+  let output = ""
+  const collect = (chunk: Buffer) => {
+    output += chunk.toString("utf8")
+  }
+  child.stdout.on("data", collect)
+  child.stderr.on("data", collect)
+  const exited = new Promise<number | null>((resolve) => child.once("close", (code) => resolve(code)))
+  return { child, exited, output: () => output }
+}
+
+const toLogLine = (line: string): LogLine => {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return { text: line }
+  }
+}
+
+/** Starts the service and waits until it listens. `env` adds to, or replaces, production settings. */
+export const startService = async (
+  env: Record<string, string>,
+  runtime: Runtime = ownRuntime,
+): Promise<Service> => {
+  const { child, exited, output } = launch(runtime, env)
+  const log: Array<LogLine> = []
+  let rest = ""
+  const listening = new Promise<number>((resolve, reject) => {
+    child.stdout.on("data", (chunk: Buffer) => {
+      const lines = (rest + chunk.toString("utf8")).split("\n")
+      rest = lines.pop() ?? ""
+      for (const line of lines.map(toLogLine)) {
+        log.push(line)
+        if (line.message === "Listening") resolve(Number(line["port"]))
+      }
+    })
+    exited.then((code) =>
+      reject(new Error(`the service ended with ${code} before it listened:\n${output()}`)),
+    )
+  })
+  const port = await listening
+  const url = `http://127.0.0.1:${port}`
+  const webhook = `${url}/api/v1/livekit/webhook`
+  return {
+    url,
+    webhook,
+    log,
+    output,
+    process: child,
+    exited,
+    stop: (signal = "SIGTERM") => {
+      child.kill(signal)
+      return exited
+    },
+    ring: async (body) => {
+      const bytes = toBytes(body)
+      return post(webhook, bytes, await signBody(bytes, apiKey, apiSecret))
+    },
+    get: async (path) => {
+      const response = await fetch(url + path)
+      return { status: response.status, text: await response.text() }
+    },
+  }
+}

@@ -1,0 +1,56 @@
+// Sample workers with the tests' secret, and ways for them to misbehave.
+
+import type { ServerResponse } from "node:http"
+import { type SampleWorker, startSampleWorker } from "../../src/commands/sample-worker.ts"
+import { coreSecret } from "./service.ts"
+
+let started = 0
+
+export const startWorker = (name = `worker-${++started}`): Promise<SampleWorker> =>
+  startSampleWorker({ name, secret: coreSecret })
+
+/** Reports no load and no capacity: the simplest worker there can be. */
+export const plainHealth = { status: 200, body: {} } as const
+
+/** Takes the request and drops the connection without an answer. */
+export const hangUp = (_: unknown, response: ServerResponse): void => {
+  response.socket?.destroy()
+}
+
+/** Answers after a while. */
+export const slowly =
+  (ms: number, status: number, body: unknown) =>
+  (_: unknown, response: ServerResponse): void => {
+    setTimeout(() => {
+      response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body))
+    }, ms)
+  }
+
+/** Answers with exactly these bytes. */
+export const bytes =
+  (
+    status: number,
+    body: Uint8Array | string,
+    headers: Record<string, string> = { "content-type": "application/json" },
+  ) =>
+  (_: unknown, response: ServerResponse): void => {
+    response.writeHead(status, headers).end(body)
+  }
+
+/** Promises a longer body than it sends, and breaks off. */
+export const cutOff =
+  (status: number, begun: string) =>
+  (_: unknown, response: ServerResponse): void => {
+    response.writeHead(status, { "content-type": "application/json", "content-length": "1000" })
+    response.write(begun, () => setTimeout(() => response.socket?.destroy(), 20))
+  }
+
+/** How often each call reached the worker, by call id. */
+export const seenByCall = (...workers: ReadonlyArray<SampleWorker>): Map<string, number> => {
+  const counts = new Map<string, number>()
+  for (const { body } of workers.flatMap((worker) => worker.seen)) {
+    const id = body["call_id"] ?? ""
+    counts.set(id, (counts.get(id) ?? 0) + 1)
+  }
+  return counts
+}
