@@ -1,6 +1,6 @@
 // The service: settings in, layers together, server up.
 
-import { NodeRuntime } from "@effect/platform-node"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cause, Effect, Exit, Layer } from "effect"
 import { banner } from "./banner.ts"
 import { TrunkDirectory } from "./carriers/trunk-directory.ts"

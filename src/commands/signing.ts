@@ -15,9 +15,16 @@ export const signBody = async (
   return token.toJwt()
 }
 
+/** What LiveKit sends beside the body. */
+export const webhookHeaders = (authorization: string) => ({
+  Authorization: authorization,
+  "Content-Type": "application/webhook+json",
+})
+
 /** What a webhook was answered. */
 export interface Answered {
   readonly status: number
+  readonly contentType: string
   readonly replayed: boolean
   readonly body: string
   readonly tookMs: number
@@ -28,17 +35,20 @@ export const post = async (
   url: string,
   body: Uint8Array<ArrayBuffer>,
   authorization: string,
+  signal?: AbortSignal,
 ): Promise<Answered> => {
   const startedAt = performance.now()
   const response = await fetch(url, {
     method: "POST",
-    headers: { authorization, "content-type": "application/webhook+json" },
+    headers: webhookHeaders(authorization),
     body,
     redirect: "manual",
+    signal: signal ?? null,
   })
   const text = await response.text()
   return {
     status: response.status,
+    contentType: response.headers.get("content-type") ?? "",
     replayed: response.headers.get("switchhook-replayed") === "true",
     body: text,
     tookMs: performance.now() - startedAt,

@@ -3,15 +3,26 @@
 import { Context, Deferred, Effect, Layer, Redacted, Schedule, type Scope } from "effect"
 import type { Compilable, CompiledQuery } from "kysely"
 import { sql } from "kysely"
-import { Settings } from "../config.ts"
-import { makeEmbedded } from "./embedded.ts"
+import { Settings, type SettingsShape } from "../config.ts"
 import type { Engine } from "./engine.ts"
 import { type DatabaseError, DatabaseUnavailable, toDatabaseError } from "./errors.ts"
 import { type MigrationFailed, migrate } from "./migrations.ts"
-import { makePostgres } from "./postgres.ts"
 import { query as build } from "./schema.ts"
 
 type Query<A> = CompiledQuery<A> | Compilable<A>
+
+/** The engine of the database that the settings name; whoever opens it closes it. */
+export const openEngine = (
+  database: SettingsShape["database"],
+): Effect.Effect<Engine, DatabaseUnavailable> =>
+  Effect.tryPromise({
+    // Only the driver that is used is loaded.
+    try: async () =>
+      database.kind === "postgres"
+        ? (await import("./postgres.ts")).makePostgres(Redacted.value(database.url))
+        : (await import("./embedded.ts")).makeEmbedded(database.dataDir),
+    catch: (cause) => new DatabaseUnavailable({ cause }),
+  })
 
 /**
  * Queries, one statement each. There is no interactive transaction on purpose: the embedded database has a
@@ -102,14 +113,7 @@ export class Database extends Context.Service<
       Database,
       Effect.gen(function* () {
         const { database } = yield* Settings
-        const engine =
-          database.kind === "postgres"
-            ? makePostgres(Redacted.value(database.url))
-            : yield* Effect.tryPromise({
-                try: () => makeEmbedded(database.dataDir),
-                catch: (cause) => new DatabaseUnavailable({ cause }),
-              })
-        return yield* Database.make(engine)
+        return yield* Database.make(yield* openEngine(database))
       }),
     )
 }

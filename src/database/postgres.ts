@@ -22,8 +22,10 @@ const place = (url: string) => {
 /** Connects on first use: building it reaches no network. */
 export const makePostgres = (url: string): Engine => {
   const pool = new pg.Pool({ connectionString: url, max: 10, ...limits })
-  // An idle connection that breaks is replaced by the next query; without a listener it would end the process.
+  // A connection that breaks is replaced by the next query; without listeners it would end the process, and
+  // the pool's own listener hears only the idle ones.
   pool.on("error", () => {})
+  pool.on("connect", (client) => client.on("error", () => {}))
   const kysely = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) })
   const connect = async (options: pg.ClientConfig) => {
     const client = new pg.Client({ connectionString: url, ...options })

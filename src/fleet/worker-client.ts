@@ -1,6 +1,6 @@
 // HTTP to a worker: its health, and the POST that gives it a call. Knows to the byte whether anything was sent.
 
-import { NodeHttpClient } from "@effect/platform-node"
+import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
 import { Context, Data, Effect, Layer, Option, Predicate, Redacted, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"

@@ -13,7 +13,15 @@ import {
 import { joinEvent, leaveOf } from "../support/events.ts"
 import { apiKey, apiSecret, type Service, startService, toBytes } from "../support/service.ts"
 import { eventually, sleep } from "../support/waiting.ts"
-import { bytes, cutOff, hangUp, plainHealth, slowly, startWorker } from "../support/workers.ts"
+import {
+  bytes,
+  cutOff,
+  hangUp,
+  plainHealth,
+  slowly,
+  startFreezableWorker,
+  startWorker,
+} from "../support/workers.ts"
 
 const ready = (service: Service) =>
   eventually("ready", async () => (await service.get("/readyz")).status === 200)
@@ -227,27 +235,48 @@ describe("two processes on one PostgreSQL", () => {
     expect(worker.seen.filter(({ body }) => body["call_id"] === "SCL_slow")).toHaveLength(1)
   })
 
-  it("send nothing after a stop that outlasted the lease", async () => {
-    // The relay is held before its first byte: the worker's address accepts no connection until the lease is gone.
-    const stopped = await startService({ ...database.env, CORE_FLEET: worker.url })
-    await ready(stopped)
-    worker.behaviour.dispatch = slowly(200, 200, { ok: true })
-    const join = joinEvent({ callId: "SCL_stopped" })
-    const ringing = stopped.ring(join).catch(() => undefined)
-    await eventually("the call is claimed", async () => {
-      const rows = await database.query("SELECT 1 FROM calls WHERE sip_call_id = 'SCL_stopped'")
-      return rows.length > 0
-    })
-    stopped.process.kill("SIGSTOP")
-    await sleep(3_500)
-    const answered = await services[0]!.ring(join)
-    stopped.process.kill("SIGCONT")
-    await ringing
-    await stopped.stop()
-    // Whether its byte had left before it was stopped is chance; that nobody else was asked is not.
-    expect(worker.seen.filter(({ body }) => body["call_id"] === "SCL_stopped").length).toBeLessThanOrEqual(1)
-    expect(answered.status).toBe(200)
-    expect(answered.replayed).toBe(true)
+  it("send nothing after a stop that outlasted the lease, and then know that nothing was sent", async () => {
+    const frozen = await startFreezableWorker()
+    const stopped = await startService({ ...database.env })
+    const stateOf = async () => {
+      const rows = await database.query<{ state: string }>(
+        "SELECT state FROM calls WHERE sip_call_id = 'SCL_stopped'",
+      )
+      return rows[0]?.state
+    }
+    try {
+      await database.query("UPDATE system_settings SET value = to_jsonb($1::text)", [frozen.url])
+      await eventually("the frozen worker is the fleet", async () => {
+        const { text } = await stopped.get("/metrics")
+        return text.includes(`switchhook_worker_up{worker="${frozen.url.slice(7)}"} 1`)
+      })
+      await frozen.freeze()
+      const join = joinEvent({ callId: "SCL_stopped" })
+      const ringing = stopped.ring(join)
+      await eventually("the call is claimed", async () => (await stateOf()) === "handing")
+      stopped.process.kill("SIGSTOP")
+      await database.query("UPDATE system_settings SET value = to_jsonb($1::text)", [worker.url])
+      await sleep(3_300)
+      // Nobody can tell whether the other process had sent it.
+      expect(JSON.parse((await services[0]!.ring(join)).body)).toMatchObject({ outcome: "ambiguous" })
+      expect(await stateOf()).toBe("uncertain")
+      stopped.process.kill("SIGCONT")
+      // It had not, and it sends nothing now: a late outcome still counts.
+      expect((await ringing).status).toBe(502)
+      await eventually("waiting", async () => (await stateOf()) === "waiting")
+      worker.behaviour.dispatch = respond(200, { ok: true })
+      await eventually("dispatched", async () => (await services[0]!.ring(join)).status === 200)
+      expect(worker.seen.filter(({ body }) => body["call_id"] === "SCL_stopped")).toHaveLength(1)
+      frozen.thaw()
+      const { seen } = (await (await fetch(`${frozen.url}/livekit/dispatch`, { method: "POST" })).json()) as {
+        seen: number
+      }
+      expect(seen).toBe(1)
+    } finally {
+      await database.query("UPDATE system_settings SET value = to_jsonb($1::text)", [worker.url])
+      frozen.stop()
+      await stopped.stop("SIGKILL")
+    }
   })
 })
 

@@ -1,6 +1,9 @@
 // Sample workers with the tests' secret, and ways for them to misbehave.
 
+import { spawn } from "node:child_process"
 import type { ServerResponse } from "node:http"
+import { connect, type Socket } from "node:net"
+import { fileURLToPath } from "node:url"
 import { type SampleWorker, startSampleWorker } from "../../src/commands/sample-worker.ts"
 import { coreSecret } from "./service.ts"
 
@@ -53,4 +56,50 @@ export const seenByCall = (...workers: ReadonlyArray<SampleWorker>): Map<string,
     counts.set(id, (counts.get(id) ?? 0) + 1)
   }
   return counts
+}
+
+/** A worker that can be frozen: connections to it then hang, and nothing that was not connected gets through. */
+export interface FreezableWorker {
+  readonly url: string
+  readonly freeze: () => Promise<void>
+  readonly thaw: () => void
+  readonly stop: () => void
+}
+
+export const startFreezableWorker = async (): Promise<FreezableWorker> => {
+  const script = fileURLToPath(new URL("./freezable-worker.ts", import.meta.url))
+  const isDeno = process.versions["deno"] !== undefined
+  const child = spawn(process.execPath, isDeno ? ["run", "-A", script] : [script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  })
+  const port = await new Promise<number>((resolve) => {
+    child.stdout.once("data", (chunk: Buffer) => resolve(Number(chunk.toString().trim())))
+  })
+  const fillers: Array<Socket> = []
+  const thaw = () => {
+    for (const filler of fillers.splice(0)) filler.destroy()
+    child.kill("SIGCONT")
+  }
+  return {
+    url: `http://127.0.0.1:${port}`,
+    freeze: async () => {
+      child.kill("SIGSTOP")
+      // Until one is left hanging the queue is not full.
+      let hanging = false
+      while (!hanging) {
+        const filler = connect(port, "127.0.0.1")
+        filler.on("error", () => {})
+        fillers.push(filler)
+        hanging = await new Promise<boolean>((resolve) => {
+          filler.once("connect", () => resolve(false))
+          setTimeout(() => resolve(true), 300)
+        })
+      }
+    },
+    thaw,
+    stop: () => {
+      thaw()
+      child.kill("SIGKILL")
+    },
+  }
 }

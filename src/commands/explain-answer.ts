@@ -1,0 +1,131 @@
+// What an answer of the webhook means, in the words of somebody who has never seen one.
+
+import { Option, Schema } from "effect"
+import { isOutbound } from "../dispatch/filter-leg.ts"
+import { isSip } from "../dispatch/filter-participant.ts"
+import { isCallRoom } from "../dispatch/filter-room.ts"
+import type { WebhookEvent } from "../webhook/event.ts"
+import type { Answered } from "./signing.ts"
+
+/** `taken`: by a worker, now; `noted`: none is needed; `replayed`: nothing was sent again; or it `failed`. */
+export interface Explanation {
+  readonly kind: "taken" | "noted" | "replayed" | "failed"
+  readonly means: string
+  /** What to try where it is not what one wants. */
+  readonly advice: string | undefined
+}
+
+/** The settings that decide which legs are calls; the service's, if it runs with the same. */
+export type LegRules = Parameters<typeof isOutbound>[1]
+
+const Problem = Schema.fromJsonString(Schema.Struct({ detail: Schema.String }))
+const decodeProblem = Schema.decodeUnknownOption(Problem)
+
+const Outcome = Schema.fromJsonString(
+  Schema.Struct({ outcome: Schema.String, status: Schema.optionalKey(Schema.Finite) }),
+)
+const decodeOutcome = Schema.decodeUnknownOption(Outcome)
+
+const failed = (means: string, advice?: string): Explanation => ({ kind: "failed", means, advice })
+
+const look = "The service's log says more; so does /readyz."
+
+const problems: Record<string, Explanation> = {
+  "Missing auth": failed(
+    "The token did not arrive with the webhook.",
+    "If there is a proxy in between, let it pass the Authorization header on.",
+  ),
+  "Invalid signature": failed(
+    "The service does not accept the signature: it knows other keys, or the clocks are more than a minute apart.",
+    "Set LIVEKIT_API_KEY and LIVEKIT_API_SECRET here to what the service runs with.",
+  ),
+  "Invalid payload": failed("The signature is right, but the body is no webhook event."),
+  "Payload too large": failed("The body is larger than 1 MiB, which no webhook of LiveKit's is."),
+  "No fleet": failed(
+    "The service knows no worker, so nobody can take the call.",
+    "Set CORE_FLEET to your workers' URLs and start it again, or the setting core_fleet in the database.",
+  ),
+  "No healthy fleet": failed(
+    "There are workers, but none that may take a call now: down, full or draining.",
+    "/readyz names the reason for each worker.",
+  ),
+  "Call in flight": failed("Another replica is handing this very call over; nothing was sent by this one."),
+  "Database unavailable": failed(
+    "Without its database the service cannot tell whether the call was handed over already.",
+    `Is the database of DATABASE_URL running? ${look}`,
+  ),
+  "Dispatch failed": failed(
+    "A worker was chosen, but did not answer, or answered with a redirect, or could not be reached.",
+    `Look for "Dispatch failed" in the service's log.`,
+  ),
+  "Internal error": failed("A bug of the service.", "Its log has the error."),
+  "There is nothing here": failed("The service has nothing under that path.", "Leave the path out of --url."),
+}
+
+const explainProblem = (detail: string): Explanation =>
+  problems[detail] ?? failed(`The service says: ${detail}.`, look)
+
+const explainForeign = (status: number): Explanation => {
+  if (status >= 300 && status < 400) {
+    return failed("A redirect, which LiveKit does not follow.", "Give the final address as --url.")
+  }
+  if (status === 429) {
+    return failed("The worker turned the call down (full). It has removed the caller; nobody is asked again.")
+  }
+  if (status === 401 || status === 403) {
+    return failed(
+      "The worker refused the service; its answer is passed on as it came.",
+      "CXB_CORE_SECRET must be what the worker expects.",
+    )
+  }
+  return failed(
+    "This is the worker's answer, passed on as it came: it did not take the call.",
+    "If it is no worker's: is --url the address of Switchhook, and not of something else?",
+  )
+}
+
+const explainReplay = (body: string): Explanation => {
+  const stored = Option.getOrUndefined(decodeOutcome(body))
+  const known: Record<string, string> = {
+    rejected: `a worker turned this call down before${stored?.status === undefined ? "" : ` (${stored.status})`}`,
+    ambiguous: "this call was sent to a worker before, whose answer never came",
+    left: "the caller has left",
+  }
+  const why = (stored && known[stored.outcome]) ?? "this is what the worker said the first time"
+  return { kind: "replayed", means: `Answered from the ledger: nothing was sent again; ${why}.`, advice: undefined }
+}
+
+const whyNoCall = (event: WebhookEvent, rules: LegRules): string | undefined => {
+  const { participant } = event
+  if (event.event !== "participant_joined" || participant === undefined) {
+    return "only participant_joined is a call that rings"
+  }
+  if (!isSip(participant)) return "the participant is not a phone (its kind is not SIP)"
+  if (!isCallRoom(event)) return "the room's name does not begin with call-"
+  if (isOutbound({ event, participant }, rules)) return "it is an outbound leg"
+  return undefined
+}
+
+const explainSuccess = (body: string, event: WebhookEvent, rules: LegRules): Explanation => {
+  const why = whyNoCall(event, rules)
+  if (why !== undefined) return { kind: "noted", means: `Acknowledged, no worker needed: ${why}.`, advice: undefined }
+  if (body !== '{"ok":true}') return { kind: "taken", means: "A worker took the call.", advice: undefined }
+  return {
+    kind: "noted",
+    means: "Acknowledged: the service did not see a call for a worker in it, or the worker says no more than this.",
+    advice: 'The service\'s log says "Dispatched" where a worker was asked. Is --trunk one of its outbound trunks?',
+  }
+}
+
+/** Explains the answer to an event. */
+export const explain = (answered: Answered, event: WebhookEvent, rules: LegRules): Explanation => {
+  if (answered.replayed) return explainReplay(answered.body)
+  if (answered.status >= 200 && answered.status < 300) return explainSuccess(answered.body, event, rules)
+  const problem = answered.contentType.startsWith("application/problem+json")
+    ? Option.getOrUndefined(decodeProblem(answered.body))
+    : undefined
+  return problem === undefined ? explainForeign(answered.status) : explainProblem(problem.detail)
+}
+
+/** Whether LiveKit would deliver the event again, were the answer its. */
+export const isRetried = (status: number): boolean => status === 429 || (status >= 500 && status !== 501)

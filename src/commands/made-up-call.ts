@@ -1,0 +1,90 @@
+// An inbound call that never was, and the webhooks LiveKit would send for it.
+
+import { createHash, randomBytes } from "node:crypto"
+
+/** What identifies the call. Every id that LiveKit would keep for as long as the call lasts follows from `callId`. */
+export interface MadeUpCall {
+  readonly callId: string
+  /** The caller's number; empty for a hidden one. */
+  readonly from: string
+  readonly to: string
+  readonly trunkId: string
+  readonly room: string
+}
+
+const letters = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+const toId = (bytes: Uint8Array) =>
+  Array.from(bytes.subarray(0, 12), (byte) => letters[byte % letters.length]).join("")
+
+const freshId = () => toId(randomBytes(12))
+
+const idOf = (callId: string, what: string) => toId(createHash("sha256").update(`${what} ${callId}`).digest())
+
+const hiddenCaller = "sip_00112233445566aa"
+
+/** A call as an individual dispatch rule with the prefix `call-` would make it; whatever is missing is made up. */
+export const makeUpCall = (given: { readonly [Part in keyof MadeUpCall]?: string | undefined }): MadeUpCall => {
+  const callId = given.callId ?? `SCL_${freshId()}`
+  const from = given.from ?? "+15551234567"
+  return {
+    callId,
+    from,
+    to: given.to ?? "+15557654321",
+    trunkId: given.trunkId ?? "ST_madeup",
+    room: given.room ?? `call-_${from}_${idOf(callId, "room name")}`,
+  }
+}
+
+const seconds = (ms: number) => String(Math.floor(ms / 1000))
+
+const attributesOf = (call: MadeUpCall, status: string) => ({
+  "sip.callID": call.callId,
+  "sip.callStatus": status,
+  ...(call.from === "" ? {} : { "sip.phoneNumber": call.from }),
+  "sip.ruleID": "SDR_madeup",
+  "sip.trunkID": call.trunkId,
+  ...(call.to === "" ? {} : { "sip.trunkPhoneNumber": call.to }),
+})
+
+const gone = new Set(["participant_left", "participant_connection_aborted"])
+
+const partiesOf = (call: MadeUpCall, event: string, now: number) => {
+  const room = { sid: `RM_${idOf(call.callId, "room")}`, name: call.room }
+  const caller = {
+    sid: `PA_${idOf(call.callId, "caller")}`,
+    identity: call.from === "" ? hiddenCaller : `sip_${call.from}`,
+  }
+  if (event.startsWith("track_")) {
+    const track = { sid: `TR_${idOf(call.callId, "track")}`, source: "MICROPHONE", mimeType: "audio/opus" }
+    return { room, participant: caller, track }
+  }
+  const wholeRoom = {
+    ...room,
+    emptyTimeout: 300,
+    departureTimeout: 20,
+    creationTime: seconds(now),
+    creationTimeMs: String(now),
+  }
+  if (event.startsWith("room_")) return { room: wholeRoom }
+  const participant = {
+    ...caller,
+    state: gone.has(event) ? "DISCONNECTED" : "ACTIVE",
+    joinedAt: seconds(now),
+    joinedAtMs: String(now),
+    name: `Phone ${call.from}`.trim(),
+    version: 2,
+    permission: { canSubscribe: true, canPublish: true, canPublishData: true, canUpdateMetadata: true },
+    kind: "SIP",
+    attributes: attributesOf(call, gone.has(event) ? "hangup" : "ringing"),
+    ...(gone.has(event) ? { disconnectReason: "CLIENT_INITIATED" } : {}),
+  }
+  return { room: wholeRoom, participant }
+}
+
+/** The body of a new event of the call, as it happens now. */
+export const eventBody = (call: MadeUpCall, event: string): Uint8Array<ArrayBuffer> => {
+  const now = Date.now()
+  const body = { event, ...partiesOf(call, event, now), id: `EV_${freshId()}`, createdAt: seconds(now) }
+  return new TextEncoder().encode(JSON.stringify(body))
+}

@@ -1,0 +1,159 @@
+// `npm run ring`: sends a running Switchhook the webhook of a call, and says what the answer means.
+
+import { Console, Effect, Option, Schema } from "effect"
+import { Command, Flag } from "effect/cli"
+import { readSettings } from "../config.ts"
+import { decodeEvent, type WebhookEvent } from "../webhook/event.ts"
+import { dim, green, red, yellow } from "./colours.ts"
+import { type Explanation, explain, isRetried, type LegRules } from "./explain-answer.ts"
+import { eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
+import { readRecording } from "./recording.ts"
+import { CommandFailed, runCommand } from "./run-command.ts"
+import { send, showUnsent, type Target, targetOf } from "./sending.ts"
+import type { Answered } from "./signing.ts"
+
+const text = (name: string, metavar: string, description: string) =>
+  Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description), Flag.optional)
+
+const callFlags = {
+  from: text("from", "number", "Who calls, empty for a hidden number (default +15551234567)"),
+  to: text("to", "number", "Which number was dialed, empty where LiveKit hides it (default +15557654321)"),
+  trunk: text("trunk", "id", "LiveKit's inbound trunk (default ST_madeup)"),
+  room: text("room", "name", "The caller's room (default made up: call-_<from>_<12 letters>)"),
+  callId: text("call-id", "id", "The call's sip.callID; the same twice is the same call (default made up: SCL_…)"),
+  event: text("event", "name", "Also participant_left, track_published, … (default participant_joined)"),
+}
+
+const flags = {
+  url: text("url", "url", "Where Switchhook listens (default http://127.0.0.1 and PORT, else 3000)"),
+  ...callFlags,
+  file: Flag.File("file", { mustExist: true }).pipe(
+    Flag.withMetavar("recording"),
+    Flag.withDescription("Plays recorded webhooks, each signed anew: one JSON object a line, with a body"),
+    Flag.optional,
+  ),
+  pause: Flag.Int("pause").pipe(
+    Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 600_000 }))),
+    Flag.withMetavar("ms"),
+    Flag.withDescription("Milliseconds between two webhooks of --file (default 50)"),
+    Flag.withDefault(50),
+  ),
+  dryRun: Flag.Boolean("dry-run").pipe(
+    Flag.withDescription("Prints what would be sent and sends nothing"),
+    Flag.withDefault(false),
+    Flag.withoutNegation,
+  ),
+}
+
+const encoder = new TextEncoder()
+
+/** One webhook with its answer, understood. */
+interface Delivered {
+  readonly event: WebhookEvent | undefined
+  readonly answered: Answered
+  readonly explanation: Explanation
+}
+
+const succeeded = ({ status }: Answered) => status >= 200 && status < 300
+
+const deliver = Effect.fnUntraced(function* (
+  target: Target,
+  body: Uint8Array<ArrayBuffer>,
+  rules: LegRules,
+): Effect.fn.Return<Delivered, CommandFailed> {
+  const answered = yield* send(target, body)
+  const event = yield* Effect.orElseSucceed(decodeEvent(body), () => undefined)
+  return { event, answered, explanation: explain(answered, event, rules) }
+})
+
+const colourOf = ({ answered, explanation }: Delivered) => {
+  if (!succeeded(answered)) return red
+  return explanation.kind === "noted" ? yellow : green
+}
+
+const showRetry = ({ answered }: Delivered) =>
+  isRetried(answered.status)
+    ? "To this answer LiveKit sends the event again, up to 5 times in all."
+    : "To this answer LiveKit sends nothing again: the event would be lost."
+
+const ringOnce = Effect.fnUntraced(function* (
+  target: Target,
+  call: MadeUpCall,
+  body: Uint8Array<ArrayBuffer>,
+  rules: LegRules,
+) {
+  yield* Console.log(`${call.from || "A hidden number"} calls ${call.to || "a hidden number"}`)
+  yield* Console.log(dim(`  as call ${call.callId} in room ${call.room} from trunk ${call.trunkId}`))
+  yield* Console.log(dim(`  told to ${target.webhook}, signed with the key ${target.key}`))
+  const delivered = yield* deliver(target, body, rules)
+  const { answered, explanation } = delivered
+  const head = colourOf(delivered)(`${answered.status} after ${Math.round(answered.tookMs)} ms`)
+  yield* Console.log(`${head}  ${explanation.means}`)
+  if (answered.body !== "") yield* Console.log(dim(`  ${answered.body.slice(0, 2_000)}`))
+  if (explanation.advice !== undefined) yield* Console.log(`Try: ${explanation.advice}`)
+  if (succeeded(answered)) return
+  yield* Console.log(showRetry(delivered))
+  return yield* new CommandFailed({ message: "" })
+})
+
+const showLine = (index: number, delivered: Delivered) => {
+  const { answered, event, explanation } = delivered
+  const name = (event?.event ?? "(no event)").padEnd(20)
+  const took = `${Math.round(answered.tookMs)} ms`.padStart(7)
+  return Console.log(
+    `${String(index + 1).padStart(3)}  ${name} ${colourOf(delivered)(String(answered.status))} ${took}  ${explanation.means}`,
+  )
+}
+
+const showSummary = Effect.fnUntraced(function* (all: ReadonlyArray<Delivered>) {
+  const count = (kind: Explanation["kind"]) => all.filter(({ explanation }) => explanation.kind === kind).length
+  yield* Console.log(
+    `${all.length} delivered: ${count("taken")} taken by a worker, ${count("replayed")} answered from the ledger, ` +
+      `${count("noted")} acknowledged, ${count("failed")} failed.`,
+  )
+  const advice = new Set(all.flatMap(({ explanation }) => explanation.advice ?? []))
+  for (const line of advice) yield* Console.log(`Try: ${line}`)
+})
+
+const play = Effect.fnUntraced(function* (
+  target: Target,
+  bodies: ReadonlyArray<Uint8Array<ArrayBuffer>>,
+  pause: number,
+  rules: LegRules,
+) {
+  yield* Console.log(dim(`to ${target.webhook}, ${pause} ms apart, signed with the key ${target.key}`))
+  const all: Array<Delivered> = []
+  for (const [index, body] of bodies.entries()) {
+    if (index > 0) yield* Effect.sleep(pause)
+    const delivered = yield* deliver(target, body, rules)
+    all.push(delivered)
+    yield* showLine(index, delivered)
+  }
+  yield* showSummary(all)
+  if (!all.every(({ answered }) => succeeded(answered))) return yield* new CommandFailed({ message: "" })
+})
+
+const ring = Effect.fnUntraced(function* (given: Command.Command.Config.Infer<typeof flags>) {
+  const settings = yield* readSettings
+  const target = yield* targetOf(given.url, settings)
+  if (Option.isNone(given.file)) {
+    const optional = (value: Option.Option<string>) => Option.getOrUndefined(value)
+    const call = makeUpCall({
+      callId: optional(given.callId),
+      from: optional(given.from),
+      to: optional(given.to),
+      trunkId: optional(given.trunk),
+      room: optional(given.room),
+    })
+    const body = eventBody(call, Option.getOrElse(given.event, () => "participant_joined"))
+    return yield* given.dryRun ? showUnsent(target, body) : ringOnce(target, call, body, settings)
+  }
+  const { event, from, to, trunk, room, callId } = given
+  if ([event, from, to, trunk, room, callId].some(Option.isSome)) {
+    const message = "--file plays what was recorded: leave away the flags that describe a call."
+    return yield* new CommandFailed({ message })
+  }
+  const bodies = (yield* readRecording(given.file.value)).map((body) => encoder.encode(body))
+  if (!given.dryRun) return yield* play(target, bodies, given.pause, settings)
+  for (const body of bodies) yield* showUnsent(target, body)
+})

@@ -1,0 +1,21 @@
+// The database service in the test's own process, on either kind of database.
+
+import { Effect, Layer } from "effect"
+import { Database } from "../../src/database/database.ts"
+import { makeEmbedded } from "../../src/database/embedded.ts"
+import { makePostgres } from "../../src/database/postgres.ts"
+import { type DatabaseKind, makePostgresDatabase } from "./databases.ts"
+
+/** A fresh, migrated database of that kind; dropped with the layer. */
+export const databaseLayer = (kind: DatabaseKind): Layer.Layer<Database> =>
+  Layer.effect(
+    Database,
+    Effect.gen(function* () {
+      if (kind === "embedded")
+        return yield* Database.make(yield* Effect.promise(() => makeEmbedded(undefined)))
+      const database = yield* Effect.acquireRelease(Effect.promise(makePostgresDatabase), (made) =>
+        Effect.promise(made.drop),
+      )
+      return yield* Database.make(makePostgres(database.url))
+    }),
+  ).pipe(Layer.orDie)

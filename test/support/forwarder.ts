@@ -1,0 +1,54 @@
+// A TCP forwarder that a test can take away and bring back: a database, or a network, that fails.
+
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net"
+
+export interface Forwarder {
+  readonly port: number
+  /** Breaks every connection and refuses new ones. */
+  readonly cut: () => Promise<void>
+  /** Listens again on the same port. */
+  readonly restore: () => Promise<void>
+}
+
+/** Listens on a free port of the loopback and forwards to `target`; `open: false` reserves the port only. */
+export const startForwarder = async (
+  target: { host: string; port: number },
+  open = true,
+): Promise<Forwarder> => {
+  const sockets = new Set<Socket>()
+  const listen = (port: number) =>
+    new Promise<Server>((resolve, reject) => {
+      const server = createServer((near) => {
+        const far = connect(target.port, target.host)
+        for (const [socket, peer] of [
+          [near, far],
+          [far, near],
+        ] as const) {
+          sockets.add(socket)
+          socket.pipe(peer)
+          socket.on("error", () => peer.destroy())
+          socket.on("close", () => {
+            sockets.delete(socket)
+            peer.destroy()
+          })
+        }
+      })
+      server.once("error", reject)
+      server.listen(port, "127.0.0.1", () => resolve(server))
+    })
+  let server = await listen(0)
+  const { port } = server.address() as AddressInfo
+  const cut = () =>
+    new Promise<void>((resolve) => {
+      server.close(() => resolve())
+      for (const socket of sockets) socket.destroy()
+    })
+  if (!open) await cut()
+  return {
+    port,
+    cut,
+    restore: async () => {
+      server = await listen(port)
+    },
+  }
+}
