@@ -50,7 +50,8 @@ const json = Logger.make((options) => {
 })
 
 /** Colours a text by its SGR code, on a terminal only. */
-export const paint = (code: number, text: string): string => (process.stdout.isTTY ? `\x1b[${code}m${text}\x1b[0m` : text)
+export const paint = (code: number, text: string): string =>
+  process.stdout.isTTY ? `\x1b[${code}m${text}\x1b[0m` : text
 const colours: Record<string, number> = { warn: 33, error: 31, fatal: 31, debug: 90, trace: 90 }
 
 const readable = Logger.make((options) => {

@@ -92,40 +92,58 @@ const explainReplay = (body: string): Explanation => {
     left: "the caller has left",
   }
   const why = (stored && known[stored.outcome]) ?? "this is what the worker said the first time"
-  return { kind: "replayed", means: `Answered from the ledger: nothing was sent again; ${why}.`, advice: undefined }
+  return {
+    kind: "replayed",
+    means: `Answered from the ledger: nothing was sent again; ${why}.`,
+    advice: undefined,
+  }
 }
 
-const whyNoCall = (event: WebhookEvent, rules: LegRules): string | undefined => {
+const whyNoCall = (event: WebhookEvent | undefined, rules: LegRules): string | undefined => {
+  if (event?.event !== "participant_joined") return "only participant_joined is a call that rings"
   const { participant } = event
-  if (event.event !== "participant_joined" || participant === undefined) {
-    return "only participant_joined is a call that rings"
-  }
+  if (participant === undefined) return "it names no participant"
   if (!isSip(participant)) return "the participant is not a phone (its kind is not SIP)"
   if (!isCallRoom(event)) return "the room's name does not begin with call-"
   if (isOutbound({ event, participant }, rules)) return "it is an outbound leg"
   return undefined
 }
 
-const explainSuccess = (body: string, event: WebhookEvent, rules: LegRules): Explanation => {
+const explainSuccess = (body: string, event: WebhookEvent | undefined, rules: LegRules): Explanation => {
   const why = whyNoCall(event, rules)
-  if (why !== undefined) return { kind: "noted", means: `Acknowledged, no worker needed: ${why}.`, advice: undefined }
+  if (why !== undefined)
+    return { kind: "noted", means: `Acknowledged, no worker needed: ${why}.`, advice: undefined }
   if (body !== '{"ok":true}') return { kind: "taken", means: "A worker took the call.", advice: undefined }
   return {
     kind: "noted",
-    means: "Acknowledged: the service did not see a call for a worker in it, or the worker says no more than this.",
-    advice: 'The service\'s log says "Dispatched" where a worker was asked. Is --trunk one of its outbound trunks?',
+    means: "Acknowledged: the service saw no call for a worker in it, or the worker says no more than this.",
+    advice: `Its log says "Dispatched" where a worker took the call. Is the trunk one of its outbound trunks?`,
   }
 }
 
-/** Explains the answer to an event. */
-export const explain = (answered: Answered, event: WebhookEvent, rules: LegRules): Explanation => {
-  if (answered.replayed) return explainReplay(answered.body)
-  if (answered.status >= 200 && answered.status < 300) return explainSuccess(answered.body, event, rules)
+/** True for the statuses that LiveKit and the ledger take as a yes. */
+export const isSuccess = ({ status }: Answered): boolean => status >= 200 && status < 300
+
+/** Explains the answer to an event; `undefined` where the body was none. */
+export const explain = (
+  answered: Answered,
+  event: WebhookEvent | undefined,
+  rules: LegRules,
+): Explanation => {
+  if (isSuccess(answered)) {
+    return answered.replayed ? explainReplay(answered.body) : explainSuccess(answered.body, event, rules)
+  }
+  if (answered.replayed) {
+    return failed(
+      "Another delivery of this call was under way, and this is what came of it: nothing was sent twice.",
+    )
+  }
   const problem = answered.contentType.startsWith("application/problem+json")
     ? Option.getOrUndefined(decodeProblem(answered.body))
     : undefined
   return problem === undefined ? explainForeign(answered.status) : explainProblem(problem.detail)
 }
 
-/** Whether LiveKit would deliver the event again, were the answer its. */
-export const isRetried = (status: number): boolean => status === 429 || (status >= 500 && status !== 501)
+/** Whether LiveKit sends an event again that is answered so. */
+export const isRetried = ({ status }: Answered): boolean =>
+  status === 429 || (status >= 500 && status !== 501)

@@ -24,7 +24,9 @@ const idOf = (callId: string, what: string) => toId(createHash("sha256").update(
 const hiddenCaller = "sip_00112233445566aa"
 
 /** A call as an individual dispatch rule with the prefix `call-` would make it; whatever is missing is made up. */
-export const makeUpCall = (given: { readonly [Part in keyof MadeUpCall]?: string | undefined }): MadeUpCall => {
+export const makeUpCall = (
+  given: { readonly [Part in keyof MadeUpCall]?: string | undefined },
+): MadeUpCall => {
   const callId = given.callId ?? `SCL_${freshId()}`
   const from = given.from ?? "+15551234567"
   return {

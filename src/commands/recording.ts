@@ -6,6 +6,8 @@ import { CommandFailed } from "./run-command.ts"
 const Delivery = Schema.fromJsonString(Schema.Struct({ body: Schema.String }))
 const decodeDelivery = Schema.decodeUnknownOption(Delivery)
 
+const encoder = new TextEncoder()
+
 /** The bodies of a recording, byte for byte, in the order in which they came. */
 export const readRecording = Effect.fnUntraced(function* (path: string) {
   const files = yield* FileSystem.FileSystem
@@ -13,7 +15,7 @@ export const readRecording = Effect.fnUntraced(function* (path: string) {
     files.readFileString(path),
     () => new CommandFailed({ message: `${path} cannot be read.` }),
   )
-  const bodies: Array<string> = []
+  const bodies: Array<Uint8Array<ArrayBuffer>> = []
   for (const [index, line] of text.split("\n").entries()) {
     if (line.trim() === "") continue
     const delivery = decodeDelivery(line)
@@ -23,7 +25,7 @@ export const readRecording = Effect.fnUntraced(function* (path: string) {
         message: `${where}: not a recorded delivery, which is one JSON object a line: {"at_ms", "answered", "headers", "body"}.`,
       })
     }
-    bodies.push(delivery.value.body)
+    bodies.push(encoder.encode(delivery.value.body))
   }
   if (bodies.length === 0) return yield* new CommandFailed({ message: `${path} holds no delivery.` })
   return bodies

@@ -1,11 +1,11 @@
 // `npm run ring`: sends a running Switchhook the webhook of a call, and says what the answer means.
 
-import { Console, Effect, Option, Schema } from "effect"
+import { Console, Effect, Option, Record, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { readSettings } from "../config.ts"
 import { decodeEvent, type WebhookEvent } from "../webhook/event.ts"
 import { dim, green, red, yellow } from "./colours.ts"
-import { type Explanation, explain, isRetried, type LegRules } from "./explain-answer.ts"
+import { type Explanation, explain, isRetried, isSuccess, type LegRules } from "./explain-answer.ts"
 import { eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
 import { readRecording } from "./recording.ts"
 import { CommandFailed, runCommand } from "./run-command.ts"
@@ -20,13 +20,17 @@ const callFlags = {
   to: text("to", "number", "Which number was dialed, empty where LiveKit hides it (default +15557654321)"),
   trunk: text("trunk", "id", "LiveKit's inbound trunk (default ST_madeup)"),
   room: text("room", "name", "The caller's room (default made up: call-_<from>_<12 letters>)"),
-  callId: text("call-id", "id", "The call's sip.callID; the same twice is the same call (default made up: SCL_…)"),
+  callId: text(
+    "call-id",
+    "id",
+    "The call's sip.callID; the same twice is the same call (default made up: SCL_…)",
+  ),
   event: text("event", "name", "Also participant_left, track_published, … (default participant_joined)"),
 }
 
 const flags = {
   url: text("url", "url", "Where Switchhook listens (default http://127.0.0.1 and PORT, else 3000)"),
-  ...callFlags,
+  call: callFlags,
   file: Flag.File("file", { mustExist: true }).pipe(
     Flag.withMetavar("recording"),
     Flag.withDescription("Plays recorded webhooks, each signed anew: one JSON object a line, with a body"),
@@ -45,16 +49,12 @@ const flags = {
   ),
 }
 
-const encoder = new TextEncoder()
-
 /** One webhook with its answer, understood. */
 interface Delivered {
   readonly event: WebhookEvent | undefined
   readonly answered: Answered
   readonly explanation: Explanation
 }
-
-const succeeded = ({ status }: Answered) => status >= 200 && status < 300
 
 const deliver = Effect.fnUntraced(function* (
   target: Target,
@@ -67,12 +67,12 @@ const deliver = Effect.fnUntraced(function* (
 })
 
 const colourOf = ({ answered, explanation }: Delivered) => {
-  if (!succeeded(answered)) return red
+  if (!isSuccess(answered)) return red
   return explanation.kind === "noted" ? yellow : green
 }
 
-const showRetry = ({ answered }: Delivered) =>
-  isRetried(answered.status)
+const whatLiveKitDoes = (answered: Answered) =>
+  isRetried(answered)
     ? "To this answer LiveKit sends the event again, up to 5 times in all."
     : "To this answer LiveKit sends nothing again: the event would be lost."
 
@@ -91,8 +91,8 @@ const ringOnce = Effect.fnUntraced(function* (
   yield* Console.log(`${head}  ${explanation.means}`)
   if (answered.body !== "") yield* Console.log(dim(`  ${answered.body.slice(0, 2_000)}`))
   if (explanation.advice !== undefined) yield* Console.log(`Try: ${explanation.advice}`)
-  if (succeeded(answered)) return
-  yield* Console.log(showRetry(delivered))
+  if (isSuccess(answered)) return
+  yield* Console.log(whatLiveKitDoes(answered))
   return yield* new CommandFailed({ message: "" })
 })
 
@@ -106,7 +106,8 @@ const showLine = (index: number, delivered: Delivered) => {
 }
 
 const showSummary = Effect.fnUntraced(function* (all: ReadonlyArray<Delivered>) {
-  const count = (kind: Explanation["kind"]) => all.filter(({ explanation }) => explanation.kind === kind).length
+  const count = (kind: Explanation["kind"]) =>
+    all.filter(({ explanation }) => explanation.kind === kind).length
   yield* Console.log(
     `${all.length} delivered: ${count("taken")} taken by a worker, ${count("replayed")} answered from the ledger, ` +
       `${count("noted")} acknowledged, ${count("failed")} failed.`,
@@ -130,30 +131,66 @@ const play = Effect.fnUntraced(function* (
     yield* showLine(index, delivered)
   }
   yield* showSummary(all)
-  if (!all.every(({ answered }) => succeeded(answered))) return yield* new CommandFailed({ message: "" })
+  if (!all.every(({ answered }) => isSuccess(answered))) return yield* new CommandFailed({ message: "" })
 })
 
-const ring = Effect.fnUntraced(function* (given: Command.Command.Config.Infer<typeof flags>) {
-  const settings = yield* readSettings
-  const target = yield* targetOf(given.url, settings)
-  if (Option.isNone(given.file)) {
-    const optional = (value: Option.Option<string>) => Option.getOrUndefined(value)
-    const call = makeUpCall({
-      callId: optional(given.callId),
-      from: optional(given.from),
-      to: optional(given.to),
-      trunkId: optional(given.trunk),
-      room: optional(given.room),
-    })
-    const body = eventBody(call, Option.getOrElse(given.event, () => "participant_joined"))
-    return yield* given.dryRun ? showUnsent(target, body) : ringOnce(target, call, body, settings)
-  }
-  const { event, from, to, trunk, room, callId } = given
-  if ([event, from, to, trunk, room, callId].some(Option.isSome)) {
+type Given = Command.Command.Config.Infer<typeof flags>
+
+const ringMadeUp = (target: Target, { call: given, dryRun }: Given, rules: LegRules) => {
+  const { callId, event, from, room, to, trunk } = Record.map(given, Option.getOrUndefined)
+  const call = makeUpCall({ callId, from, to, trunkId: trunk, room })
+  const body = eventBody(call, event ?? "participant_joined")
+  return dryRun ? showUnsent(target, body) : ringOnce(target, call, body, rules)
+}
+
+const ringRecorded = Effect.fnUntraced(function* (
+  target: Target,
+  given: Given,
+  path: string,
+  rules: LegRules,
+) {
+  if (Object.values(given.call).some(Option.isSome)) {
     const message = "--file plays what was recorded: leave away the flags that describe a call."
     return yield* new CommandFailed({ message })
   }
-  const bodies = (yield* readRecording(given.file.value)).map((body) => encoder.encode(body))
-  if (!given.dryRun) return yield* play(target, bodies, given.pause, settings)
-  for (const body of bodies) yield* showUnsent(target, body)
+  const bodies = yield* readRecording(path)
+  if (!given.dryRun) return yield* play(target, bodies, given.pause, rules)
+  yield* Effect.forEach(bodies, (body) => showUnsent(target, body), { discard: true })
 })
+
+const ring = Effect.fnUntraced(function* (given: Given) {
+  const settings = yield* readSettings
+  const target = yield* targetOf(given.url, settings)
+  yield* Option.match(given.file, {
+    onNone: () => ringMadeUp(target, given, settings),
+    onSome: (path) => ringRecorded(target, given, path, settings),
+  })
+})
+
+runCommand(
+  Command.make("npm run ring --", flags, ring).pipe(
+    Command.withDescription(
+      [
+        "Rings: sends a running Switchhook the webhook that LiveKit sends when a call comes in,",
+        "signed with LIVEKIT_API_KEY and LIVEKIT_API_SECRET of the settings (environment, env.local, .env),",
+        "and says what the answer means. Exit code 0 if every answer is 2xx, else 1.",
+      ].join(" "),
+    ),
+    Command.withExamples([
+      { command: "npm run ring", description: "One call to the service on this machine" },
+      {
+        command: "npm run ring -- --from +15550001111 --to +15557654321 --call-id SCL_1",
+        description: "A certain call; given twice, the second is answered from the ledger",
+      },
+      {
+        command: "npm run ring -- --call-id SCL_1 --event participant_left",
+        description: "Its caller hangs up",
+      },
+      { command: "npm run ring -- --dry-run", description: "What would be sent" },
+      {
+        command: "npm run ring -- --file test/fixtures/answered-by-agent.jsonl",
+        description: "A real call, from its first webhook to its last",
+      },
+    ]),
+  ),
+)

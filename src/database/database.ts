@@ -12,9 +12,7 @@ import { query as build } from "./schema.ts"
 type Query<A> = CompiledQuery<A> | Compilable<A>
 
 /** The engine of the database that the settings name; whoever opens it closes it. */
-export const openEngine = (
-  database: SettingsShape["database"],
-): Effect.Effect<Engine, DatabaseUnavailable> =>
+export const openEngine = (database: SettingsShape["database"]): Effect.Effect<Engine, DatabaseUnavailable> =>
   Effect.tryPromise({
     // Only the driver that is used is loaded.
     try: async () =>

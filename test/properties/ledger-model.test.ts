@@ -11,6 +11,7 @@ import { type Claimed, Fresh, type Lease, Ledger, type WorkerRef } from "../../s
 import { Accepted, Ambiguous, NotSent, type Outcome, Rejected } from "../../src/dispatch/outcome.ts"
 import { databaseKinds } from "../support/databases.ts"
 import { databaseLayer } from "../support/engines.ts"
+import { cases } from "../support/properties.ts"
 
 type WorkerName = "a" | "b"
 type OutcomeName = "accepted" | "rejected" | "not-sent" | "ambiguous"
@@ -281,7 +282,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
       fc.asyncProperty(fc.array(step, { minLength: 2, maxLength: 14 }), (steps) =>
         runtime.runPromise(playOut(steps, [first, second])),
       ),
-      { numRuns: 1_000 },
+      cases,
     )
   }, 300_000)
 

@@ -137,7 +137,11 @@ const identities = fc.oneof(
 const mostly = <A, B>(usual: A, others: fc.Arbitrary<B>) =>
   fc.oneof({ weight: 3, arbitrary: fc.constant(usual) }, { weight: 2, arbitrary: others })
 
-const texts = fc.oneof(numbers, fc.string({ unit: "binary" }), fc.constantFrom("", " ", "anonymous", "+", "0"))
+const texts = fc.oneof(
+  numbers,
+  fc.string({ unit: "binary" }),
+  fc.constantFrom("", " ", "anonymous", "+", "0"),
+)
 const maybe = <A>(arbitrary: fc.Arbitrary<A>) => fc.option(arbitrary, { nil: null, freq: 6 })
 
 const attributeBags = fc.record(
@@ -148,7 +152,9 @@ const attributeBags = fc.record(
     "sip.phoneNumber": maybe(texts),
     "sip.calledNumber": maybe(texts),
     "sip.trunkPhoneNumber": maybe(texts),
-    "sip.callStatus": maybe(fc.constantFrom("ringing", "active", "hangup", "dialing", "DIALING", "dialing ", "")),
+    "sip.callStatus": maybe(
+      fc.constantFrom("ringing", "active", "hangup", "dialing", "DIALING", "dialing ", ""),
+    ),
     "sip.h.x-tenant": maybe(texts),
   },
   { requiredKeys: [] },
@@ -192,7 +198,24 @@ const nearMisses = identities.chain(({ identity, number }) =>
               sid: maybe(fc.string()),
               kind: mostly(
                 "SIP",
-                fc.constantFrom(3, 0, 1, 2, 4, 7, 99, -1, 3.5, "sip", "3", "AGENT", "STANDARD", "OF_TOMORROW", "", null),
+                fc.constantFrom(
+                  3,
+                  0,
+                  1,
+                  2,
+                  4,
+                  7,
+                  99,
+                  -1,
+                  3.5,
+                  "sip",
+                  "3",
+                  "AGENT",
+                  "STANDARD",
+                  "OF_TOMORROW",
+                  "",
+                  null,
+                ),
               ),
               identity: fc.constant(identity),
               attributes: maybe(attributeBags),
@@ -228,7 +251,10 @@ const known = new Set([
   "attributes",
 ])
 const unknownNames = fc
-  .oneof(fc.constantFrom("__proto__", "constructor", "toString", "turnPassword", "Event", "events"), fc.string())
+  .oneof(
+    fc.constantFrom("__proto__", "constructor", "toString", "turnPassword", "Event", "events"),
+    fc.string(),
+  )
   .filter((name) => !known.has(name))
 const unknownFields = fc.array(fc.tuple(unknownNames, fc.jsonValue()), { maxLength: 5 })
 
@@ -261,7 +287,16 @@ describe("the filters and the extraction", () => {
   })
 
   it("never throw or die on arbitrary JSON, and let only what is a call pass", () => {
-    const fields = fc.constantFrom("event", "room", "participant", "kind", "name", "identity", "attributes", "sip.callID")
+    const fields = fc.constantFrom(
+      "event",
+      "room",
+      "participant",
+      "kind",
+      "name",
+      "identity",
+      "attributes",
+      "sip.callID",
+    )
     const shaped = fc.letrec<{ value: unknown }>((tie) => ({
       value: fc.oneof(
         { depthSize: "small" },
@@ -298,11 +333,14 @@ describe("the filters and the extraction", () => {
   it("never throw or die on a real event whose bytes were damaged", () => {
     const whole = bytes(JSON.stringify(joinEvent()))
     fc.assert(
-      fc.property(fc.array(fc.tuple(fc.nat(whole.length - 1), fc.nat(255)), { minLength: 1, maxLength: 8 }), (hits) => {
-        const damaged = new Uint8Array(whole)
-        for (const [at, byte] of hits) damaged[at] = byte
-        expect(["no event", "ignored", "call"]).toContain(endOfBytes(damaged).end)
-      }),
+      fc.property(
+        fc.array(fc.tuple(fc.nat(whole.length - 1), fc.nat(255)), { minLength: 1, maxLength: 8 }),
+        (hits) => {
+          const damaged = new Uint8Array(whole)
+          for (const [at, byte] of hits) damaged[at] = byte
+          expect(["no event", "ignored", "call"]).toContain(endOfBytes(damaged).end)
+        },
+      ),
       cases,
     )
   })
@@ -348,7 +386,10 @@ describe("the filters and the extraction", () => {
       )
       .filter((name) => !/^sip\.[a-zA-Z]+$/.test(name))
     const more = fc.array(
-      fc.tuple(names, fc.oneof(fc.string(), fc.dictionary(fc.constantFrom("sip.callID", "sip.trunkID"), fc.string()))),
+      fc.tuple(
+        names,
+        fc.oneof(fc.string(), fc.dictionary(fc.constantFrom("sip.callID", "sip.trunkID"), fc.string())),
+      ),
       { minLength: 1, maxLength: 6 },
     )
     fc.assert(
@@ -433,7 +474,9 @@ describe("the attributes", () => {
   it("take the caller from the identity only where sip.phoneNumber is missing", () => {
     fc.assert(
       fc.property(identities, fc.option(numbers, { nil: "" }), ({ identity, number }, phone) => {
-        expect(extracted({ "sip.phoneNumber": phone }, identity)).toMatchObject({ callerNumber: phone || number })
+        expect(extracted({ "sip.phoneNumber": phone }, identity)).toMatchObject({
+          callerNumber: phone || number,
+        })
         expect(extracted({}, identity)).toMatchObject({ callerNumber: number })
       }),
       cases,
@@ -465,7 +508,9 @@ describe("the attributes", () => {
   it("prefer sip.calledNumber, which integrations set, to the number of the trunk", () => {
     const attributes = { "sip.calledNumber": "+15550000001", "sip.trunkPhoneNumber": "+15550000002" }
     expect(extracted(attributes)).toMatchObject({ dialedNumber: "+15550000001" })
-    expect(extracted({ ...attributes, "sip.calledNumber": "" })).toMatchObject({ dialedNumber: "+15550000002" })
+    expect(extracted({ ...attributes, "sip.calledNumber": "" })).toMatchObject({
+      dialedNumber: "+15550000002",
+    })
   })
 
   it("are not made up from an attribute called __proto__ or constructor", () => {
@@ -494,7 +539,11 @@ describe("protojson", () => {
     const kind = fc.option(fc.nat(kinds.length - 1), { nil: undefined })
     fc.assert(
       fc.property(time, time, time, time, time, kind, (created, room, roomMs, joined, joinedMs, kind) => {
-        const form = (int64: (value: number) => string | number, named: boolean, absent: null | undefined) => {
+        const form = (
+          int64: (value: number) => string | number,
+          named: boolean,
+          absent: null | undefined,
+        ) => {
           const time = (value: number | undefined) => (value === undefined ? absent : int64(value))
           return {
             event: "participant_joined",
@@ -534,7 +583,10 @@ describe("protojson", () => {
 
   it("takes the numbers of kinds that it does not know for kinds that are not SIP", () => {
     for (const kind of [-1, 5, 7, 8, 2.5, 1e300]) {
-      expect(endOf(joinEvent({ participant: { kind } })), String(kind)).toEqual({ end: "ignored", stage: "participant" })
+      expect(endOf(joinEvent({ participant: { kind } })), String(kind)).toEqual({
+        end: "ignored",
+        stage: "participant",
+      })
     }
   })
 })
