@@ -43,11 +43,11 @@ const problems: Record<string, Explanation> = {
   "Payload too large": failed("The body is larger than 1 MiB, which no webhook of LiveKit's is."),
   "No fleet": failed(
     "The service knows no worker, so nobody can take the call.",
-    "Set CORE_FLEET to your workers' URLs and start it again, or the setting core_fleet in the database.",
+    "Set CORE_FLEET to your workers' URLs and restart the service, or change the setting core_fleet.",
   ),
   "No healthy fleet": failed(
     "There are workers, but none that may take a call now: down, full or draining.",
-    "/readyz names the reason for each worker.",
+    "The service's /readyz names the reason for each worker.",
   ),
   "Call in flight": failed("Another replica is handing this very call over; nothing was sent by this one."),
   "Database unavailable": failed(
@@ -99,26 +99,24 @@ const explainReplay = (body: string): Explanation => {
   }
 }
 
-const whyNoCall = (event: WebhookEvent | undefined, rules: LegRules): string | undefined => {
-  if (event?.event !== "participant_joined") return "only participant_joined is a call that rings"
+const whyNoWorker = (event: WebhookEvent | undefined, rules: LegRules): string | undefined => {
+  if (event?.event !== "participant_joined" || event.participant === undefined) return "on this event"
   const { participant } = event
-  if (participant === undefined) return "it names no participant"
-  if (!isSip(participant)) return "the participant is not a phone (its kind is not SIP)"
-  if (!isCallRoom(event)) return "the room's name does not begin with call-"
-  if (isOutbound({ event, participant }, rules)) return "it is an outbound leg"
-  return undefined
+  if (!isSip(participant)) return "for a participant who is not on the phone (kind SIP)"
+  if (!isCallRoom(event)) return "for a room whose name does not begin with call-"
+  return isOutbound({ event, participant }, rules) ? "for an outbound leg" : undefined
 }
 
+const noted = (means: string, advice?: string): Explanation => ({ kind: "noted", means, advice })
+
 const explainSuccess = (body: string, event: WebhookEvent | undefined, rules: LegRules): Explanation => {
-  const why = whyNoCall(event, rules)
-  if (why !== undefined)
-    return { kind: "noted", means: `Acknowledged, no worker needed: ${why}.`, advice: undefined }
+  const why = whyNoWorker(event, rules)
+  if (why !== undefined) return noted(`Acknowledged: no worker is asked ${why}.`)
   if (body !== '{"ok":true}') return { kind: "taken", means: "A worker took the call.", advice: undefined }
-  return {
-    kind: "noted",
-    means: "Acknowledged: the service saw no call for a worker in it, or the worker says no more than this.",
-    advice: `Its log says "Dispatched" where a worker took the call. Is the trunk one of its outbound trunks?`,
-  }
+  return noted(
+    "Acknowledged: the service saw no call for a worker in it, or the worker says no more than this.",
+    `Its log says "Dispatched" where a worker took the call. Is the trunk one of its outbound trunks?`,
+  )
 }
 
 /** True for the statuses that LiveKit and the ledger take as a yes. */

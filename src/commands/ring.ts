@@ -1,6 +1,6 @@
 // `npm run ring`: sends a running Switchhook the webhook of a call, and says what the answer means.
 
-import { Console, Effect, Option, Record, Schema } from "effect"
+import { Console, Effect, Option, Record } from "effect"
 import { Command, Flag } from "effect/cli"
 import { readSettings } from "../config.ts"
 import { decodeEvent, type WebhookEvent } from "../webhook/event.ts"
@@ -25,11 +25,15 @@ const callFlags = {
     "id",
     "The call's sip.callID; the same twice is the same call (default made up: SCL_…)",
   ),
-  event: text("event", "name", "Also participant_left, track_published, … (default participant_joined)"),
+  event: text(
+    "event",
+    "name",
+    "What happened: participant_left, room_started, … (default participant_joined)",
+  ),
 }
 
 const flags = {
-  url: text("url", "url", "Where Switchhook listens (default http://127.0.0.1 and PORT, else 3000)"),
+  url: text("url", "url", "Where Switchhook is (default this machine, port PORT of the settings, 3000)"),
   call: callFlags,
   file: Flag.File("file", { mustExist: true }).pipe(
     Flag.withMetavar("recording"),
@@ -37,7 +41,10 @@ const flags = {
     Flag.optional,
   ),
   pause: Flag.Int("pause").pipe(
-    Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 600_000 }))),
+    Flag.filter(
+      (ms) => ms >= 0 && ms <= 600_000,
+      () => "milliseconds from 0 to 600000",
+    ),
     Flag.withMetavar("ms"),
     Flag.withDescription("Milliseconds between two webhooks of --file (default 50)"),
     Flag.withDefault(50),
@@ -79,13 +86,13 @@ const whatLiveKitDoes = (answered: Answered) =>
 const ringOnce = Effect.fnUntraced(function* (
   target: Target,
   call: MadeUpCall,
-  body: Uint8Array<ArrayBuffer>,
+  event: string,
   rules: LegRules,
 ) {
-  yield* Console.log(`${call.from || "A hidden number"} calls ${call.to || "a hidden number"}`)
-  yield* Console.log(dim(`  as call ${call.callId} in room ${call.room} from trunk ${call.trunkId}`))
-  yield* Console.log(dim(`  told to ${target.webhook}, signed with the key ${target.key}`))
-  const delivered = yield* deliver(target, body, rules)
+  yield* Console.log(`${event}  ${call.from || "(hidden)"} → ${call.to || "(hidden)"}`)
+  yield* Console.log(dim(`  call ${call.callId} in room ${call.room} from trunk ${call.trunkId}`))
+  yield* Console.log(dim(`  sent to ${target.webhook}, signed with the key ${target.key}`))
+  const delivered = yield* deliver(target, eventBody(call, event), rules)
   const { answered, explanation } = delivered
   const head = colourOf(delivered)(`${answered.status} after ${Math.round(answered.tookMs)} ms`)
   yield* Console.log(`${head}  ${explanation.means}`)
@@ -137,10 +144,16 @@ const play = Effect.fnUntraced(function* (
 type Given = Command.Command.Config.Infer<typeof flags>
 
 const ringMadeUp = (target: Target, { call: given, dryRun }: Given, rules: LegRules) => {
-  const { callId, event, from, room, to, trunk } = Record.map(given, Option.getOrUndefined)
+  const {
+    callId,
+    event = "participant_joined",
+    from,
+    room,
+    to,
+    trunk,
+  } = Record.map(given, Option.getOrUndefined)
   const call = makeUpCall({ callId, from, to, trunkId: trunk, room })
-  const body = eventBody(call, event ?? "participant_joined")
-  return dryRun ? showUnsent(target, body) : ringOnce(target, call, body, rules)
+  return dryRun ? showUnsent(target, eventBody(call, event)) : ringOnce(target, call, event, rules)
 }
 
 const ringRecorded = Effect.fnUntraced(function* (

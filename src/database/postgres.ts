@@ -9,7 +9,6 @@ import type { Tables } from "./schema.ts"
 const limits = {
   connectionTimeoutMillis: 2_000,
   query_timeout: 4_000,
-  statement_timeout: 4_000,
   keepAlive: true,
   application_name: "switchhook",
 } as const

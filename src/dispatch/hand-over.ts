@@ -2,9 +2,9 @@
 
 import { Data, Effect, Exit, Fiber, Schedule } from "effect"
 import type { DatabaseError } from "../database/errors.ts"
-import type { Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.ts"
+import type { Considered, Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.ts"
 import type { WorkerAnswer, WorkerClient } from "../fleet/worker-client.ts"
-import { maskNumber } from "../masking.ts"
+import { maskName, maskNumber } from "../masking.ts"
 import { countDispatch, timed } from "../metrics.ts"
 import type { Call } from "./call.ts"
 import { claim, type Replay } from "./claim.ts"
@@ -75,17 +75,49 @@ const toExit = ({ outcome }: Relayed): Exit.Exit<HandedOver, DispatchFailed> =>
     ? Exit.succeed(new HandedOver({ answer: outcome.answer }))
     : Exit.fail(new DispatchFailed({ outcome: outcome._tag }))
 
+const tellReceived = (call: Call) =>
+  Effect.logInfo("Inbound call received", {
+    caller: maskNumber(call.callerNumber),
+    dialed: maskNumber(call.dialedNumber),
+    room: maskName(call.leg.event.room.name),
+  })
+
+const skipped = (considered: ReadonlyArray<Considered>) =>
+  considered.map(({ why, worker }) => `${worker}: ${why}`).join("; ")
+
+/** Why nobody was asked. */
+const tellRefused =
+  (call: Call) =>
+  (error: Exclude<HandOverError, DispatchFailed>): Effect.Effect<void> => {
+    switch (error._tag) {
+      case "NoFleet":
+        return Effect.andThen(tellReceived(call), Effect.logWarning("Dispatch failed", { why: "No fleet" }))
+      case "NoHealthyFleet":
+        return Effect.logWarning("Dispatch failed", {
+          why: "No healthy fleet",
+          workers: skipped(error.considered),
+        })
+      case "DatabaseUnavailable":
+      case "QueryRefused":
+        return Effect.andThen(tellReceived(call), Effect.logError("Dispatch failed", { why: error.message }))
+      case "InFlightElsewhere":
+        return Effect.logInfo("Delivered again", { known: "in flight in another process" })
+      case "Ignored":
+        return Effect.logInfo("Not a call", { why: error.why })
+    }
+  }
+
 const run = (call: Call) =>
   Effect.fnUntraced(function* (
     reply: Reply<HandedOver | Replay, HandOverError>,
   ): Effect.fn.Return<void, HandOverError, Needs> {
-    yield* Effect.logInfo("Inbound call received", {
-      caller: maskNumber(call.callerNumber),
-      dialed: maskNumber(call.dialedNumber),
-    })
     const selection = yield* timed("select")(selectWorker)
-    const ours = yield* timed("claim")(claim(call, selection))
-    if (!("claim" in ours)) return yield* reply(Exit.succeed(ours))
+    const ours = yield* timed("claim")(claim(call, selection)).pipe(Effect.tapError(tellRefused(call)))
+    if (!("claim" in ours)) {
+      yield* Effect.logInfo("Delivered again", { known: ours._tag })
+      return yield* reply(Exit.succeed(ours))
+    }
+    yield* tellReceived(call)
     const relayed = yield* timed("relay")(relay(call, ours))
     yield* tell(relayed)
     yield* countDispatch(relayed.outcome._tag)

@@ -338,14 +338,15 @@ export class Ledger extends Context.Service<
         }
       }
 
-      // A claim whose answer was lost may stand in the row, and would look like a hand-over that died.
-      const abandon = (call: Call, claimId: string) =>
+      // A claim or a change of worker whose answer was lost may stand in the row, and would look like a
+      // hand-over that died; but nothing was sent.
+      const abandon = (row: { readonly id: string } | { readonly call_key: string }, claimId: string) =>
         Effect.gen(function* () {
           const rows = yield* database.run(
             query
               .selectFrom("calls")
               .select(["id", "attempts"])
-              .where("call_key", "=", call.key)
+              .where((is) => ("id" in row ? is("id", "=", row.id) : is("call_key", "=", row.call_key)))
               .where("claim", "=", claimId)
               .where("state", "=", "handing"),
           )
@@ -368,7 +369,7 @@ export class Ledger extends Context.Service<
         for (let look = 0; look < 2; look++) {
           const askedAt = monotonicMs(clock)
           const rows = yield* database.run(statement).pipe(
-            Effect.tapErrorTag("DatabaseUnavailable", () => abandon(input.call, claimId)),
+            Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ call_key: input.call.key }, claimId)),
             Effect.catchIf(isRoomTaken, () => Effect.succeed([])),
           )
           const row = rows[0]
@@ -387,7 +388,9 @@ export class Ledger extends Context.Service<
         moveOn: Effect.fnUntraced(function* (fresh, reason, worker) {
           const askedAt = monotonicMs(clock)
           const { callRowId, claimId } = fresh.lease
-          const rows = yield* database.run(moveStatement(fresh.lease, reason, worker))
+          const rows = yield* database
+            .run(moveStatement(fresh.lease, reason, worker))
+            .pipe(Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ id: callRowId }, claimId)))
           return rows[0] === undefined
             ? undefined
             : new Fresh({ lease: makeLease(callRowId, claimId, rows[0].attempt, askedAt) })

@@ -9,8 +9,14 @@ import { Draining } from "./draining.ts"
 import { healthRoutes } from "./health-routes.ts"
 import { webhookRoutes } from "./webhook-routes.ts"
 
-// LiveKit sends an event at once; whoever needs longer for headers or body is not LiveKit.
-const limits = { headersTimeout: 5_000, requestTimeout: 10_000, connectionsCheckingInterval: 1_000 }
+// LiveKit sends an event at once; whoever needs longer for headers or body is not LiveKit. Its Go client, and
+// most proxies, keep an idle connection for up to 90 s: closed by us first, it would cost an event a retry.
+const limits = {
+  headersTimeout: 5_000,
+  requestTimeout: 10_000,
+  connectionsCheckingInterval: 1_000,
+  keepAliveTimeout: 95_000,
+}
 
 const listener = Layer.unwrap(
   Effect.map(Settings, ({ host, port }) =>

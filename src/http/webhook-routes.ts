@@ -2,7 +2,7 @@
 
 import { ByteSize, Effect, type Layer } from "effect"
 import { HttpIncomingMessage, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
-import { dispatch, type PipelineNeeds } from "../dispatch/pipeline.ts"
+import { dispatch, type PipelineError, type PipelineNeeds } from "../dispatch/pipeline.ts"
 import { countEvent } from "../metrics.ts"
 import { MissingAuth } from "../webhook/signature.ts"
 import { answer, problem } from "./answers.ts"
@@ -17,6 +17,24 @@ const readBytes = Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) 
   Effect.map((buffer) => new Uint8Array(buffer)),
 )
 
+// A wrong key loses every call for good, so it must be seen; but whoever sends garbage must not fill the log.
+const refusalsEveryMs = 1_000
+let lastRefusal = Number.NEGATIVE_INFINITY
+let unsaid = 0
+
+const tellRefusal = (error: PipelineError) =>
+  Effect.suspend(() => {
+    if (error._tag !== "InvalidSignature" && error._tag !== "InvalidPayload") return Effect.void
+    if (performance.now() - lastRefusal < refusalsEveryMs) {
+      unsaid++
+      return Effect.void
+    }
+    lastRefusal = performance.now()
+    const more = unsaid
+    unsaid = 0
+    return Effect.logWarning("Webhook refused", { error: error._tag, why: error.why, more })
+  })
+
 const handle = Effect.gen(function* () {
   const request = yield* HttpServerRequest.HttpServerRequest
   const authorization = request.headers["authorization"]
@@ -25,7 +43,7 @@ const handle = Effect.gen(function* () {
     return answer(new MissingAuth())
   }
   const body = yield* readBytes
-  const { end, replayed } = yield* dispatch({ authorization, body })
+  const { end, replayed } = yield* Effect.tapError(dispatch({ authorization, body }), tellRefusal)
   return answer(end, replayed)
 }).pipe(
   Effect.catchTag("HttpServerError", (error) =>

@@ -7,6 +7,7 @@ import {
   capacityOf,
   connectionRefused,
   expireReservations,
+  type HealthReport,
   makeWorker,
   probeFailed,
   probeSucceeded,
@@ -119,8 +120,8 @@ describe("the health of a worker", () => {
 })
 
 describe("a reservation", () => {
-  const handed = (handedAt: number | undefined, activeCalls: number | undefined = 0) => {
-    const worker = workerOf({ report: { activeCalls } })
+  const handed = (handedAt: number | undefined, report: Partial<HealthReport> = { activeCalls: 0 }) => {
+    const worker = workerOf({ report })
     worker.reservations.add({ trial: false, handedAt })
     return worker
   }
@@ -159,11 +160,11 @@ describe("a reservation", () => {
 
   it("stays while the relay is under way, however long that takes", () => {
     expect(probed(handed(undefined), 1_000_000, 1)).toBe(1)
-    expect(probed(handed(undefined, undefined), 1_000_000, undefined)).toBe(1)
+    expect(probed(handed(undefined, {}), 1_000_000, undefined)).toBe(1)
   })
 
   it("ends after 20 s on a worker that reports no calls, not before", () => {
-    const worker = handed(10_000, undefined)
+    const worker = handed(10_000, {})
     expireReservations(worker, 29_999)
     expect(worker.reservations.size).toBe(1)
     expireReservations(worker, 30_000)
@@ -171,7 +172,7 @@ describe("a reservation", () => {
   })
 
   it("does not end by time on a worker that reports its calls, also while its probes fail", () => {
-    const worker = handed(10_000, 5)
+    const worker = handed(10_000, { activeCalls: 5 })
     probeFailed(worker, "no answer", false, 100_000)
     expireReservations(worker, 100_000)
     expect(worker.reservations.size).toBe(1)
