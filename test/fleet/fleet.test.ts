@@ -117,7 +117,7 @@ const makeFleet = Effect.fnUntraced(function* (
         yield* seat.end("never tried")
       }
       return [...names].sort()
-    }),
+    }).pipe(Random.withSeed("picked")),
     /** Why each worker that is not picked is not. */
     reasons: Effect.map(fleet.view, (views) => Object.fromEntries(views.map(({ url, whyOut }) => [url, whyOut]))),
     viewOf: (url: string) => Effect.map(fleet.view, (views) => views.find((view) => view.url === url)!),

@@ -6,9 +6,9 @@ import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { Database } from "../../src/database/database.ts"
 import { type CallState, query } from "../../src/database/schema.ts"
-import { type Call, callKey } from "../../src/dispatch/call.ts"
 import { type Claimed, Fresh, type Lease, Ledger, type WorkerRef } from "../../src/dispatch/ledger.ts"
 import { Accepted, Ambiguous, NotSent, type Outcome, Rejected } from "../../src/dispatch/outcome.ts"
+import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
 import { databaseLayer } from "../support/engines.ts"
 import { cases } from "../support/properties.ts"
@@ -171,20 +171,6 @@ const toOutcome = (name: OutcomeName, attempt: Attempt): Outcome => {
     case "ambiguous":
       return new Ambiguous({ reason: "ECONNRESET" })
   }
-}
-
-const makeCall = (id: string, joinedAtMs: number): Call => {
-  const attributes = new Map([
-    ["sip.callID", id],
-    ["sip.ruleID", "SDR_1"],
-  ])
-  const participant = { sid: "PA", identity: "sip_+1555", kind: "SIP", joinedAtMs, attributes }
-  const room = { sid: `RM_${id}`, name: "call-x", creationTimeMs: 0 }
-  const leg = {
-    event: { event: "participant_joined", id: "EV", createdAtMs: 0, room, participant },
-    participant,
-  }
-  return { key: callKey(leg), leg, callerNumber: "+1555", dialedNumber: "+1888", trunkId: "ST", callId: id }
 }
 
 describe.each(databaseKinds)("the ledger on %s", (kind) => {
