@@ -35,6 +35,10 @@ const report = (cause: Cause.Cause<unknown>) => {
   for (const line of (error instanceof Error ? error.message : String(error)).split("\n")) console.error(line)
 }
 
+// Whoever reads our log may go away; the calls must not go with it.
+process.stdout.on("error", () => {})
+process.stderr.on("error", () => {})
+
 Layer.launch(service).pipe(
   NodeRuntime.runMain({
     disableErrorReporting: true,

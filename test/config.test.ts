@@ -65,23 +65,39 @@ describe("the settings", () => {
       requireDispatchRule: true,
       developmentDefaults: false,
     })
-    expect(settings.database.kind === "postgres" && Redacted.value(settings.database.url)).toBe(production.DATABASE_URL)
+    expect(settings.database.kind === "postgres" && Redacted.value(settings.database.url)).toBe(
+      production.DATABASE_URL,
+    )
     expect(Redacted.value(settings.coreSecret)).toBe(secret)
     expect(keysOf(production)).toEqual([["APIkey", secret]])
   })
 
   it("that are empty or white space count as absent", () => {
     const empty = Object.fromEntries(
-      ["PORT", "HOST", "NODE_ENV", "LOG_LEVEL", "DATABASE_URL", "CORE_FLEET", "LIVEKIT_API_KEY", "LIVEKIT_KEYS"].map(
-        (name, at) => [name, at % 2 === 0 ? "" : " \t"],
-      ),
+      [
+        "PORT",
+        "HOST",
+        "NODE_ENV",
+        "LOG_LEVEL",
+        "DATABASE_URL",
+        "CORE_FLEET",
+        "LIVEKIT_API_KEY",
+        "LIVEKIT_KEYS",
+      ].map((name, at) => [name, at % 2 === 0 ? "" : " \t"]),
     )
     expect(mistakes(empty)).toEqual([])
     expect(settingsOf(empty)).toMatchObject({ port: 3000, host: "0.0.0.0", coreFleet: Option.none() })
   })
 
   it("are not disturbed by variables of other programs", () => {
-    const others = { PORT_SPEC: "x", HOST_NAME: "x", HOST_0: "x", NODE_ENV_FILE: "x", LOG_LEVEL_2: "x", PATH: "/bin" }
+    const others = {
+      PORT_SPEC: "x",
+      HOST_NAME: "x",
+      HOST_0: "x",
+      NODE_ENV_FILE: "x",
+      LOG_LEVEL_2: "x",
+      PATH: "/bin",
+    }
     expect(settingsOf(others)).toMatchObject({ port: 3000, host: "0.0.0.0", logLevel: "Info" })
     expect(settingsOf({ ...others, HOST: "::1" }).host).toBe("::1")
   })
@@ -130,7 +146,14 @@ describe("a bad value", () => {
   })
 
   it("is named together with all others, each in a line of its own", () => {
-    const bad = { PORT: "x", NODE_ENV: "x", LOG_LEVEL: "x", DATABASE_URL: "x", LIVEKIT_KEYS: "x", REQUIRE_DISPATCH_RULE: "x" }
+    const bad = {
+      PORT: "x",
+      NODE_ENV: "x",
+      LOG_LEVEL: "x",
+      DATABASE_URL: "x",
+      LIVEKIT_KEYS: "x",
+      REQUIRE_DISPATCH_RULE: "x",
+    }
     expect(named(bad).sort()).toEqual(Object.keys(bad).sort())
     const failure = Result.getOrThrow(Result.flip(result(bad)))
     expect(failure.message.split("\n")).toEqual(failure.lines)
@@ -149,8 +172,20 @@ describe("a bad value", () => {
   })
 
   it("never shows a secret, and never breaks anything, whatever all values are", () => {
-    const value = fc.oneof(fc.string({ unit: "binary" }), fc.constantFrom("", "true", "production", "80", "k:s"))
-    const plain = ["PORT", "HOST", "NODE_ENV", "LOG_LEVEL", "DATA_DIR", "EMBEDDED_DATABASE", "CORE_FLEET", "REQUIRE_DISPATCH_RULE"]
+    const value = fc.oneof(
+      fc.string({ unit: "binary" }),
+      fc.constantFrom("", "true", "production", "80", "k:s"),
+    )
+    const plain = [
+      "PORT",
+      "HOST",
+      "NODE_ENV",
+      "LOG_LEVEL",
+      "DATA_DIR",
+      "EMBEDDED_DATABASE",
+      "CORE_FLEET",
+      "REQUIRE_DISPATCH_RULE",
+    ]
     const secrets = ["DATABASE_URL", "LIVEKIT_API_SECRET", "LIVEKIT_KEYS", "CXB_CORE_SECRET"]
     const env = fc.dictionary(fc.constantFrom(...plain, "LIVEKIT_API_KEY"), value)
     const hidden = fc.dictionary(
@@ -171,7 +206,11 @@ describe("a bad value", () => {
 
   it("does not show in good settings that somebody prints", () => {
     const settings = settingsOf({ ...production, LIVEKIT_KEYS: `next:${secret}` })
-    for (const shown of [JSON.stringify(settings), String(settings.coreSecret), `${settings.apiKeys[1]?.secret}`]) {
+    for (const shown of [
+      JSON.stringify(settings),
+      String(settings.coreSecret),
+      `${settings.apiKeys[1]?.secret}`,
+    ]) {
       expect(shown).not.toContain(secret)
       expect(shown).not.toContain("password")
     }
@@ -249,7 +288,9 @@ describe("LIVEKIT_KEYS", () => {
     const text = fc.string({ unit: fc.constantFrom(..."abcXYZ019-_=+/."), minLength: 1, maxLength: 40 })
     fc.assert(
       fc.property(fc.array(fc.tuple(text, text), { minLength: 1, maxLength: 5 }), (pairs) => {
-        expect(keysOf({ LIVEKIT_KEYS: pairs.map((pair) => pair.join(":")).join(" , ") }).slice(1)).toEqual(pairs)
+        expect(keysOf({ LIVEKIT_KEYS: pairs.map((pair) => pair.join(":")).join(" , ") }).slice(1)).toEqual(
+          pairs,
+        )
       }),
       cases,
     )
@@ -266,7 +307,15 @@ describe("PORT and the switches", () => {
       }),
       cases,
     )
-    for (const [raw, value] of Object.entries({ true: true, TRUE: true, "1": true, yes: true, false: false, "0": false, No: false })) {
+    for (const [raw, value] of Object.entries({
+      true: true,
+      TRUE: true,
+      "1": true,
+      yes: true,
+      false: false,
+      "0": false,
+      No: false,
+    })) {
       expect(settingsOf({ REQUIRE_DISPATCH_RULE: raw }).requireDispatchRule, raw).toBe(value)
     }
   })

@@ -22,7 +22,11 @@ const Problem = Schema.fromJsonString(Schema.Struct({ detail: Schema.String }))
 const decodeProblem = Schema.decodeUnknownOption(Problem)
 
 const Outcome = Schema.fromJsonString(
-  Schema.Struct({ outcome: Schema.String, status: Schema.optionalKey(Schema.Finite) }),
+  Schema.Struct({
+    replayed: Schema.Literal(true),
+    outcome: Schema.String,
+    status: Schema.optionalKey(Schema.Finite),
+  }),
 )
 const decodeOutcome = Schema.decodeUnknownOption(Outcome)
 

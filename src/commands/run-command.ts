@@ -48,8 +48,11 @@ const services = Layer.mergeAll(
 /** Runs a command as the process: exit code 0 when it succeeds, 1 when it fails, 130 when it is interrupted. */
 export const runCommand = <Name extends string, Input, ContextInput, E>(
   command: Command.Command<Name, Input, ContextInput, E, Command.Environment>,
-): void =>
+): void => {
+  // A terminal that is closed must end a command like Ctrl-C, with everything it has started.
+  process.once("SIGHUP", () => process.kill(process.pid, "SIGTERM"))
   Command.run(command, { version }).pipe(
     Effect.provide(services),
     NodeRuntime.runMain({ disableErrorReporting: true, teardown }),
   )
+}

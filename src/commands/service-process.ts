@@ -22,11 +22,34 @@ export interface ServiceProcess {
 const main = fileURLToPath(new URL("../main.ts", import.meta.url))
 const runtimeArguments = process.versions["deno"] === undefined ? [] : ["run", "-A"]
 
-const startsWithin = "10 seconds"
-// It takes up to 12 s to finish what is in flight; nothing is, by the time anybody waits for this.
-const stopsWithin = "15 seconds"
+const startsWithin = "30 seconds"
+// Finishing what is in flight may take it longer; whoever stops it here has waited for every answer.
+const stopsWithin = "5 seconds"
 
 const toFailure = (message: string) => new CommandFailed({ message })
+
+const readLog = Effect.fnUntraced(function* (output: Stream.Stream<Uint8Array, unknown>) {
+  const log: Array<typeof LogLine.Type> = []
+  const unreadable: Array<string> = []
+  const port = yield* Deferred.make<number>()
+  const reading = yield* output.pipe(
+    Stream.decodeText(),
+    Stream.splitLines,
+    Stream.runForEach((text) => {
+      const line = Option.getOrUndefined(decodeLogLine(text))
+      if (line === undefined) unreadable.push(text)
+      else log.push(line)
+      return line?.message === "Listening" ? Deferred.succeed(port, Number(line["port"])) : Effect.void
+    }),
+    Effect.ignore,
+    Effect.forkScoped,
+  )
+  const ended = Effect.andThen(
+    Fiber.await(reading),
+    Effect.suspend(() => toFailure(["The service ended before it listened:", ...unreadable].join("\n"))),
+  )
+  return { log, port: Effect.raceFirst(Deferred.await(port), ended) }
+})
 
 /**
  * Starts it on this runtime in `directory`, with `env` as its whole environment: settings of this machine
@@ -52,38 +75,22 @@ export const startServiceProcess = Effect.fnUntraced(function* (options: {
     forceKillAfter: stopsWithin,
   }).pipe(Effect.mapError((error) => toFailure(`The service could not be started: ${error.message}`)))
 
-  const log: Array<typeof LogLine.Type> = []
-  const unread: Array<string> = []
-  const port = yield* Deferred.make<number>()
-  const reading = yield* child.all.pipe(
-    Stream.decodeText(),
-    Stream.splitLines,
-    Stream.runForEach((text) => {
-      const line = decodeLogLine(text)
-      if (Option.isNone(line)) unread.push(text)
-      else log.push(line.value)
-      return Option.isSome(line) && line.value.message === "Listening"
-        ? Deferred.succeed(port, Number(line.value["port"]))
-        : Effect.void
-    }),
-    Effect.ignore,
-    Effect.forkScoped,
-  )
-  const ended = Effect.flatMap(Fiber.await(reading), () =>
-    Effect.fail(toFailure(["The service ended before it listened:", ...unread].join("\n"))),
-  )
-  const listening = yield* Effect.raceFirst(Deferred.await(port), ended).pipe(
-    Effect.timeoutOrElse({
-      duration: startsWithin,
-      orElse: () => Effect.fail(toFailure(`The service did not listen within ${startsWithin}.`)),
-    }),
-  )
+  const { log, port } = yield* readLog(child.all)
+  const listening = yield* Effect.timeoutOrElse(port, {
+    duration: startsWithin,
+    orElse: () => toFailure(`The service did not listen within ${startsWithin}.`),
+  })
   return {
     url: `http://127.0.0.1:${listening}`,
     log,
-    stop: Effect.andThen(
-      child.kill({ killSignal: "SIGTERM", forceKillAfter: stopsWithin }),
-      child.exitCode,
-    ).pipe(Effect.mapError((error) => toFailure(`The service did not stop as it should: ${error.message}`))),
+    // Not `child.kill`: Deno then names the signal as the end of a process that has exited by itself.
+    stop: Effect.sync(() => process.kill(child.pid, "SIGTERM")).pipe(
+      Effect.andThen(child.exitCode),
+      Effect.mapError((error) => toFailure(`The service did not stop as it should: ${error.message}`)),
+      Effect.timeoutOrElse({
+        duration: stopsWithin,
+        orElse: () => toFailure(`The service did not stop within ${stopsWithin}.`),
+      }),
+    ),
   }
 })

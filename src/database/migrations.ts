@@ -26,21 +26,25 @@ const prepare = `
   CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
 `
 
+const orFailed = (file: string) => (cause: unknown) => {
+  throw isConnectionTrouble(cause) ? cause : new MigrationFailed({ file, cause })
+}
+
 const applyAll = async (session: MigrationSession) => {
   const files = (await readdir(folder)).filter((name) => /^\d{4}_.+\.sql$/.test(name)).sort()
-  await session.script(prepare)
+  await session.script(prepare).catch(orFailed("schema_migrations"))
   const known = new Set(await session.names("SELECT name FROM schema_migrations"))
   const missing = files.filter((name) => !known.has(name))
   for (const name of missing) {
     const script = await readFile(new URL(name, folder), "utf8")
-    try {
-      await session.script(
+    await session
+      .script(
         `BEGIN;\n${script}\nINSERT INTO schema_migrations (name) VALUES ('${name.replaceAll("'", "''")}');\nCOMMIT;`,
       )
-    } catch (cause) {
-      await session.script("ROLLBACK").catch(() => {})
-      throw isConnectionTrouble(cause) ? cause : new MigrationFailed({ file: name, cause })
-    }
+      .catch(async (cause) => {
+        await session.script("ROLLBACK").catch(() => {})
+        return orFailed(name)(cause)
+      })
   }
   await session.script(`SELECT pg_advisory_unlock(${lockNumber})`)
   return missing

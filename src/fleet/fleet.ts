@@ -255,11 +255,19 @@ export class Fleet extends Context.Service<
           }),
           end: (result) =>
             Effect.suspend(() => {
-              const before: Breaker["state"] = worker.breaker.state
+              const { name, url } = worker.entry
+              const wasDown = worker.health === "down"
+              const wasOpen = isOpen(worker.breaker)
               results[result]()
               if (begun) worker.inFlight--
-              return before === "closed" && isOpen(worker.breaker)
-                ? Effect.logWarning("Breaker open", { worker: worker.entry.name, url: worker.entry.url })
+              if (!wasOpen && isOpen(worker.breaker))
+                return Effect.logWarning("Breaker open", { worker: name, url })
+              return !wasDown && worker.health === "down"
+                ? Effect.logWarning("Worker down", {
+                    worker: name,
+                    url,
+                    why: "a call's connection was refused",
+                  })
                 : Effect.void
             }),
         }

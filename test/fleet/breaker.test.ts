@@ -2,7 +2,16 @@
 
 import * as fc from "fast-check"
 import { describe, expect, it } from "vitest"
-import { admits, type Breaker, closedBreaker, entered, failed, isOpen, succeeded, withdrawn } from "../../src/fleet/breaker.ts"
+import {
+  admits,
+  type Breaker,
+  closedBreaker,
+  entered,
+  failed,
+  isOpen,
+  succeeded,
+  withdrawn,
+} from "../../src/fleet/breaker.ts"
 import { cases } from "../support/properties.ts"
 
 const failures = (count: number, now = 0): Breaker =>

@@ -6,7 +6,7 @@ import { TestClock } from "effect/testing"
 import { Settings } from "../../src/config.ts"
 import { Cache } from "../../src/database/cache.ts"
 import { Database } from "../../src/database/database.ts"
-import { Fleet, type Result as SeatResult, type Seat } from "../../src/fleet/fleet.ts"
+import { Fleet, type Seat, type Result as SeatResult } from "../../src/fleet/fleet.ts"
 import type { HealthReport } from "../../src/fleet/worker.ts"
 import { ProbeFailed, WorkerClient } from "../../src/fleet/worker-client.ts"
 import { reportOf } from "../support/fleet-state.ts"
@@ -71,7 +71,9 @@ const makeFleet = Effect.fnUntraced(function* (
         Effect.orDie,
         Effect.asVoid,
       )
-      return Effect.as(options.databaseAway === true ? Effect.void : reload, { current: () => current?.value })
+      return Effect.as(options.databaseAway === true ? Effect.void : reload, {
+        current: () => current?.value,
+      })
     },
   })
   const client = WorkerClient.of({
@@ -119,7 +121,9 @@ const makeFleet = Effect.fnUntraced(function* (
       return [...names].sort()
     }).pipe(Random.withSeed("picked")),
     /** Why each worker that is not picked is not. */
-    reasons: Effect.map(fleet.view, (views) => Object.fromEntries(views.map(({ url, whyOut }) => [url, whyOut]))),
+    reasons: Effect.map(fleet.view, (views) =>
+      Object.fromEntries(views.map(({ url, whyOut }) => [url, whyOut])),
+    ),
     viewOf: (url: string) => Effect.map(fleet.view, (views) => views.find((view) => view.url === url)!),
   }
 })
@@ -232,13 +236,15 @@ describe("a worker", () => {
     }),
   )
 
-  it.effect("that was never probed and does not answer leaves the call without a fleet, in the time of one probe", () =>
-    Effect.gen(function* () {
-      const fleet = yield* makeFleet([a], { health: { [a]: silent } })
-      const selecting = yield* Effect.forkChild(Effect.flip(fleet.select()))
-      yield* afterMs(500)
-      expect(yield* Fiber.join(selecting)).toMatchObject({ _tag: "NoHealthyFleet" })
-    }),
+  it.effect(
+    "that was never probed and does not answer leaves the call without a fleet, in the time of one probe",
+    () =>
+      Effect.gen(function* () {
+        const fleet = yield* makeFleet([a], { health: { [a]: silent } })
+        const selecting = yield* Effect.forkChild(Effect.flip(fleet.select()))
+        yield* afterMs(500)
+        expect(yield* Fiber.join(selecting)).toMatchObject({ _tag: "NoHealthyFleet" })
+      }),
   )
 
   it.effect("is probed every second, from the beginning of one probe to that of the next", () =>
@@ -249,21 +255,23 @@ describe("a worker", () => {
     }),
   )
 
-  it.effect("that refuses connections gets no call after its next probe, and comes back after two good ones", () =>
-    Effect.gen(function* () {
-      const fleet = yield* makeFleet([a, b])
-      yield* afterMs(0)
-      expect(yield* fleet.picked).toEqual([a, b])
-      fleet.answers(a, refused)
-      yield* afterMs(1_000)
-      expect(yield* fleet.picked).toEqual([b])
-      expect((yield* fleet.reasons)[a]).toBe("down: ECONNREFUSED")
-      fleet.answers(a, idle)
-      yield* afterMs(1_000)
-      expect(yield* fleet.picked).toEqual([b])
-      yield* afterMs(1_000)
-      expect(yield* fleet.picked).toEqual([a, b])
-    }),
+  it.effect(
+    "that refuses connections gets no call after its next probe, and comes back after two good ones",
+    () =>
+      Effect.gen(function* () {
+        const fleet = yield* makeFleet([a, b])
+        yield* afterMs(0)
+        expect(yield* fleet.picked).toEqual([a, b])
+        fleet.answers(a, refused)
+        yield* afterMs(1_000)
+        expect(yield* fleet.picked).toEqual([b])
+        expect((yield* fleet.reasons)[a]).toBe("down: ECONNREFUSED")
+        fleet.answers(a, idle)
+        yield* afterMs(1_000)
+        expect(yield* fleet.picked).toEqual([b])
+        yield* afterMs(1_000)
+        expect(yield* fleet.picked).toEqual([a, b])
+      }),
   )
 
   it.effect("that hangs is out after two failed probes, no later than 3 s after it died", () =>
@@ -304,7 +312,9 @@ describe("a worker", () => {
 
   it.effect("that is full gets no call, reserved places included, until one is free", () =>
     Effect.gen(function* () {
-      const fleet = yield* makeFleet([{ url: a, capacity: 2 }], { health: { [a]: healthy({ activeCalls: 0 }) } })
+      const fleet = yield* makeFleet([{ url: a, capacity: 2 }], {
+        health: { [a]: healthy({ activeCalls: 0 }) },
+      })
       yield* afterMs(0)
       const first = yield* fleet.select()
       yield* fleet.select()
@@ -374,7 +384,12 @@ describe("a change of the setting while the service runs", () => {
       yield* (yield* fleet.select(b)).seat.begin
       yield* fleet.change([b, { url: a, name: "Anna", draining: true }])
       expect(yield* fleet.picked).toEqual([b])
-      expect(yield* fleet.viewOf(a)).toMatchObject({ name: "Anna", whyOut: "draining (setting)", calls: 1, inFlight: 1 })
+      expect(yield* fleet.viewOf(a)).toMatchObject({
+        name: "Anna",
+        whyOut: "draining (setting)",
+        calls: 1,
+        inFlight: 1,
+      })
       expect((yield* fleet.view).map(({ url }) => url)).toEqual([b, a])
       yield* fleet.change([{ url: a, capacity: 2 }, b])
       expect(yield* fleet.viewOf(a)).toMatchObject({ name: "a", up: true, load: 0.5 })
@@ -437,27 +452,46 @@ describe("the breaker of a worker", () => {
       expect((yield* fleet.viewOf(a)).breaker).toBe("closed")
       yield* end(fleet, "failed")
       yield* afterMs(4_900)
-      expect(yield* fleet.viewOf(a)).toMatchObject({ breaker: "open", whyOut: "breaker open", calls: 0, inFlight: 0 })
+      expect(yield* fleet.viewOf(a)).toMatchObject({
+        breaker: "open",
+        whyOut: "breaker open",
+        calls: 0,
+        inFlight: 0,
+      })
       expect(fleet.probesOf(a)).toBe(5)
       expect(yield* Effect.flip(fleet.select())).toMatchObject({ considered: [{ why: "breaker open" }] })
     }),
   )
 
-  it.effect("counts a relay without an answer as a failure, and keeps its place, for the worker may have the call", () =>
-    Effect.gen(function* () {
-      const fleet = yield* makeFleet([a])
-      yield* end(fleet, "no answer", "no answer", "no answer")
-      expect(yield* fleet.viewOf(a)).toMatchObject({ breaker: "open", calls: 3, inFlight: 0 })
-    }),
+  it.effect(
+    "counts a relay without an answer as a failure, and keeps its place, for the worker may have the call",
+    () =>
+      Effect.gen(function* () {
+        const fleet = yield* makeFleet([a])
+        yield* end(fleet, "no answer", "no answer", "no answer")
+        expect(yield* fleet.viewOf(a)).toMatchObject({ breaker: "open", calls: 3, inFlight: 0 })
+      }),
   )
 
-  it.effect("is not opened by workers that turn calls away, and a success in between starts the count anew", () =>
-    Effect.gen(function* () {
-      const fleet = yield* makeFleet([a])
-      yield* end(fleet, ...Array.from({ length: 10 }, () => "turned away" as const))
-      yield* end(fleet, "failed", "failed", "turned away", "failed", "failed", "accepted", "failed", "failed")
-      expect(yield* fleet.viewOf(a)).toMatchObject({ breaker: "closed", up: true })
-    }),
+  it.effect(
+    "is not opened by workers that turn calls away, and a success in between starts the count anew",
+    () =>
+      Effect.gen(function* () {
+        const fleet = yield* makeFleet([a])
+        yield* end(fleet, ...Array.from({ length: 10 }, () => "turned away" as const))
+        yield* end(
+          fleet,
+          "failed",
+          "failed",
+          "turned away",
+          "failed",
+          "failed",
+          "accepted",
+          "failed",
+          "failed",
+        )
+        expect(yield* fleet.viewOf(a)).toMatchObject({ breaker: "closed", up: true })
+      }),
   )
 
   it.effect("lets one trial through after 5 s, and closes when that succeeds", () =>
@@ -596,7 +630,8 @@ describe("a place kept for a call", () => {
 describe("calls spread over equal workers", () => {
   const workers = [a, b, c, d]
   const seeds = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-  const countBy = (urls: ReadonlyArray<string>) => workers.map((url) => urls.filter((other) => other === url).length)
+  const countBy = (urls: ReadonlyArray<string>) =>
+    workers.map((url) => urls.filter((other) => other === url).length)
 
   const fleetOf = Effect.fnUntraced(function* (health: (at: number) => Health) {
     const fleet = yield* makeFleet(workers, {

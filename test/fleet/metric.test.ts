@@ -14,7 +14,9 @@ describe("the load of a worker", () => {
     expect(loadOf(loaded(0, 10))).toBe(0)
     expect(loadOf(loaded(5, 10))).toBe(0.5)
     expect(loadOf(loaded(10, 10))).toBe(1)
-    expect(loadOf(workerOf({ entry: { capacity: 10 }, report: { activeCalls: 2, maxCalls: 8 }, reserved: 2 }))).toBe(0.5)
+    expect(
+      loadOf(workerOf({ entry: { capacity: 10 }, report: { activeCalls: 2, maxCalls: 8 }, reserved: 2 })),
+    ).toBe(0.5)
   })
 
   it("is measured by its weight where nobody told a capacity, so that twice the weight takes twice the calls", () => {
@@ -74,7 +76,11 @@ describe("of two workers", () => {
 
   it("the answer does not depend on who is named first", () => {
     const worker = fc
-      .record({ calls: fc.nat(60), capacity: fc.constantFrom(10, 20, 50, 60), latencyMs: fc.option(fc.nat(5), { nil: undefined }) })
+      .record({
+        calls: fc.nat(60),
+        capacity: fc.constantFrom(10, 20, 50, 60),
+        latencyMs: fc.option(fc.nat(5), { nil: undefined }),
+      })
       .map(({ calls, capacity, latencyMs }) => loaded(calls, capacity, latencyMs))
     fc.assert(
       fc.property(worker, worker, (a, b) => {

@@ -21,7 +21,12 @@ const seeded = (seed: number): Chance => {
 
 const seeds = [1, 2, 3, 4, 5]
 
-const counts = (workers: ReadonlyArray<Worker>, times: number, chance: Chance, picked: (worker: Worker) => void = () => {}) => {
+const counts = (
+  workers: ReadonlyArray<Worker>,
+  times: number,
+  chance: Chance,
+  picked: (worker: Worker) => void = () => {},
+) => {
   const found = new Map(workers.map((worker) => [worker, 0]))
   for (let time = 0; time < times; time++) {
     const worker = pick(workers, chance)!
@@ -127,17 +132,28 @@ describe("the pick", () => {
 
   it("is always one of the workers and never clearly worse than all others, whatever chance says", () => {
     const worker = fc
-      .record({ reserved: fc.nat(30), capacity: fc.integer({ min: 1, max: 40 }), weight: fc.double({ min: 1e-300, max: 1e300, noNaN: true }) })
+      .record({
+        reserved: fc.nat(30),
+        capacity: fc.integer({ min: 1, max: 40 }),
+        weight: fc.double({ min: 1e-300, max: 1e300, noNaN: true }),
+      })
       .map(({ capacity, reserved, weight }) => workerOf({ reserved, entry: { capacity, weight } }))
-    const chance = fc.oneof(fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), fc.constantFrom(0, 1 - 2 ** -53))
+    const chance = fc.oneof(
+      fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+      fc.constantFrom(0, 1 - 2 ** -53),
+    )
     fc.assert(
-      fc.property(fc.array(worker, { minLength: 2, maxLength: 8 }), fc.tuple(chance, chance, chance), (workers, draws) => {
-        let draw = 0
-        const picked = pick(workers, () => draws[draw++ % draws.length]!)!
-        expect(workers).toContain(picked)
-        const others = workers.filter((other) => other !== picked).map(loadOf)
-        expect(loadOf(picked) * 0.9).toBeLessThanOrEqual(Math.max(...others))
-      }),
+      fc.property(
+        fc.array(worker, { minLength: 2, maxLength: 8 }),
+        fc.tuple(chance, chance, chance),
+        (workers, draws) => {
+          let draw = 0
+          const picked = pick(workers, () => draws[draw++ % draws.length]!)!
+          expect(workers).toContain(picked)
+          const others = workers.filter((other) => other !== picked).map(loadOf)
+          expect(loadOf(picked) * 0.9).toBeLessThanOrEqual(Math.max(...others))
+        },
+      ),
       cases,
     )
   })

@@ -37,7 +37,10 @@ describe("a worker is passed by", () => {
     ],
     ["down", workerOf({ health: "down" })],
     ["down", workerOf({ health: "down", lastProbe: { ok: true, at: 0, why: "" } })],
-    ["down: ECONNREFUSED", workerOf({ health: "down", lastProbe: { ok: false, at: 0, why: "ECONNREFUSED" } })],
+    [
+      "down: ECONNREFUSED",
+      workerOf({ health: "down", lastProbe: { ok: false, at: 0, why: "ECONNREFUSED" } }),
+    ],
     ["breaker open", workerOf({ breaker: open })],
     ["full (3 of 3)", workerOf({ entry: { capacity: 3 }, reserved: 3 })],
     ["full (3 of 3)", workerOf({ report: { activeCalls: 3, maxCalls: 3 } })],

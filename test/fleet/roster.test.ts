@@ -26,9 +26,12 @@ describe("the roster", () => {
     }
   })
 
-  it.each([[undefined], [null], [""], [" "], [","], ["[]"], [[]]])("of %j is empty, and that is no mistake", (value) => {
-    expect(parseRoster(value)).toEqual({ entries: [], problems: [] })
-  })
+  it.each([[undefined], [null], [""], [" "], [","], ["[]"], [[]]])(
+    "of %j is empty, and that is no mistake",
+    (value) => {
+      expect(parseRoster(value)).toEqual({ entries: [], problems: [] })
+    },
+  )
 
   it("keeps what is said of a worker", () => {
     const said = { url: "http://a", name: "Anna", capacity: 30, weight: 2.5, draining: true }
@@ -132,9 +135,22 @@ describe("the roster", () => {
 })
 
 describe("whatever the setting is", () => {
-  const hosts = fc.constantFrom("a", "b.example", "10.0.0.7", "[::1]", "worker-1:8080", "worker-2:99999", "", "ä.example")
+  const hosts = fc.constantFrom(
+    "a",
+    "b.example",
+    "10.0.0.7",
+    "[::1]",
+    "worker-1:8080",
+    "worker-2:99999",
+    "",
+    "ä.example",
+  )
   const written = fc
-    .tuple(fc.constantFrom("http://", "https://", "HTTP://", "ftp://", "//", ""), hosts, fc.constantFrom("", "/", "/x/", "?q", "#f", " "))
+    .tuple(
+      fc.constantFrom("http://", "https://", "HTTP://", "ftp://", "//", ""),
+      hosts,
+      fc.constantFrom("", "/", "/x/", "?q", "#f", " "),
+    )
     .map((parts) => parts.join(""))
   const entry = fc.oneof(
     written,
@@ -142,8 +158,16 @@ describe("whatever the setting is", () => {
       {
         url: fc.oneof(written, fc.jsonValue()),
         name: fc.oneof(fc.string(), fc.jsonValue()),
-        capacity: fc.oneof(fc.integer(), fc.double(), fc.constantFrom(0, Number.MAX_VALUE, Number.MIN_VALUE, "7")),
-        weight: fc.oneof(fc.integer(), fc.double(), fc.constantFrom(0, Number.MAX_VALUE, Number.MIN_VALUE, "7")),
+        capacity: fc.oneof(
+          fc.integer(),
+          fc.double(),
+          fc.constantFrom(0, Number.MAX_VALUE, Number.MIN_VALUE, "7"),
+        ),
+        weight: fc.oneof(
+          fc.integer(),
+          fc.double(),
+          fc.constantFrom(0, Number.MAX_VALUE, Number.MIN_VALUE, "7"),
+        ),
         draining: fc.oneof(fc.boolean(), fc.jsonValue()),
       },
       { requiredKeys: [] },
@@ -245,9 +269,14 @@ describe("credentials in a URL", () => {
       (url: string) => `[${JSON.stringify(url)}`,
     )
     fc.assert(
-      fc.property(place, password, fc.constantFrom("http://", "https://", "ws://"), (place, password, protocol) => {
-        expect(shown(place(`${protocol}core:${password}@worker-1:8080`))).not.toContain("hunter2")
-      }),
+      fc.property(
+        place,
+        password,
+        fc.constantFrom("http://", "https://", "ws://"),
+        (place, password, protocol) => {
+          expect(shown(place(`${protocol}core:${password}@worker-1:8080`))).not.toContain("hunter2")
+        },
+      ),
       cases,
     )
   })

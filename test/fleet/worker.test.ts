@@ -86,7 +86,8 @@ describe("the health of a worker", () => {
           if (probe === "good") good(worker)
           else if (probe === "bad") bad(worker)
           else refused(worker)
-          if (probe === "refused" || (probe === "bad" && before !== undefined && before !== "good")) expected = "down"
+          if (probe === "refused" || (probe === "bad" && before !== undefined && before !== "good"))
+            expected = "down"
           if (probe === "good" && (before === "good" || expected === "unknown")) expected = "up"
           expect(worker.health).toBe(expected)
         })

@@ -29,7 +29,10 @@ export const workerOf = (
   } = {},
 ): Worker => {
   const { entry, report, reserved = 0, ...rest } = changes
-  const reservations = Array.from({ length: reserved }, (): Reservation => ({ trial: false, handedAt: undefined }))
+  const reservations = Array.from(
+    { length: reserved },
+    (): Reservation => ({ trial: false, handedAt: undefined }),
+  )
   return {
     ...makeWorker(entryOf(entry)),
     health: "up",

@@ -7,7 +7,7 @@ import { AccessToken } from "livekit-server-sdk"
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest"
 import { Settings } from "../../src/config.ts"
 import { Keys } from "../../src/webhook/keys.ts"
-import { InvalidSignature, MissingAuth, verifySignature } from "../../src/webhook/signature.ts"
+import { type InvalidSignature, MissingAuth, verifySignature } from "../../src/webhook/signature.ts"
 import { recorded, recordings } from "../support/events.ts"
 import { cases } from "../support/properties.ts"
 import { toBytes } from "../support/service.ts"
@@ -76,7 +76,13 @@ afterEach(() => {
 describe("a signature passes", () => {
   it("as the SDK makes it, with and without Bearer", async () => {
     const token = await sign(body)
-    for (const authorization of [token, `Bearer ${token}`, `bearer ${token}`, `Bearer   ${token}`, ` ${token} `]) {
+    for (const authorization of [
+      token,
+      `Bearer ${token}`,
+      `bearer ${token}`,
+      `Bearer   ${token}`,
+      ` ${token} `,
+    ]) {
       expect(await check(authorization, body), authorization).toBe("passed")
     }
   })
@@ -124,9 +130,12 @@ describe("a signature passes", () => {
 })
 
 describe("auth is missing", () => {
-  it.each([undefined, "", " ", "\t\n", "Bearer", "Bearer ", "bearer", "Bearer  \t "])("in %j", async (authorization) => {
-    expect(await check(authorization, body)).toBe("MissingAuth")
-  })
+  it.each([undefined, "", " ", "\t\n", "Bearer", "Bearer ", "bearer", "Bearer  \t "])(
+    "in %j",
+    async (authorization) => {
+      expect(await check(authorization, body)).toBe("MissingAuth")
+    },
+  )
 })
 
 describe("a signature is refused", () => {
@@ -171,7 +180,8 @@ describe("a signature is refused", () => {
   })
 
   it("more than 60 s after it expired, and not before", async () => {
-    const at = (seconds: number) => check(forge(hs256, { ...claims, nbf: 0, exp: nowSeconds + seconds }), body)
+    const at = (seconds: number) =>
+      check(forge(hs256, { ...claims, nbf: 0, exp: nowSeconds + seconds }), body)
     expect(await at(-50)).toBe("passed")
     expect(await at(-59)).toBe("passed")
     expect(await at(-61)).toBe("token")
@@ -258,7 +268,11 @@ describe("whatever the bytes are", () => {
 
   it("a body with one changed, missing or additional byte does not pass", async () => {
     const change = fc.oneof(
-      fc.record({ at: fc.nat(body.length - 1), deleted: fc.constant(1), bytes: fc.uint8Array({ maxLength: 1 }) }),
+      fc.record({
+        at: fc.nat(body.length - 1),
+        deleted: fc.constant(1),
+        bytes: fc.uint8Array({ maxLength: 1 }),
+      }),
       fc.record({
         at: fc.nat(body.length),
         deleted: fc.constant(0),
@@ -313,8 +327,10 @@ describe("whatever the bytes are", () => {
     const protectedLength = `${header}.${payload}.`.length
     for (let at = 0; at < token.length; at++) {
       for (let bit = 0; bit < 8; bit++) {
-        const changed = token.slice(0, at) + String.fromCharCode(token.charCodeAt(at) ^ (1 << bit)) + token.slice(at + 1)
-        const signatureOf = (whole: string) => Buffer.from(whole.slice(protectedLength), "base64url").toString("hex")
+        const changed =
+          token.slice(0, at) + String.fromCharCode(token.charCodeAt(at) ^ (1 << bit)) + token.slice(at + 1)
+        const signatureOf = (whole: string) =>
+          Buffer.from(whole.slice(protectedLength), "base64url").toString("hex")
         if (at >= protectedLength && signatureOf(changed) === signatureOf(token)) continue
         expect(await check(changed, body), `byte ${at}, bit ${bit}`).not.toBe("passed")
       }
@@ -340,7 +356,10 @@ describe("whatever the bytes are", () => {
   })
 
   it("a token with arbitrary claims under the right secret breaks nothing, and passes only with its hash", async () => {
-    const random = fc.dictionary(fc.constantFrom("iss", "exp", "nbf", "iat", "sha256", "alg", "sub"), fc.jsonValue())
+    const random = fc.dictionary(
+      fc.constantFrom("iss", "exp", "nbf", "iat", "sha256", "alg", "sub"),
+      fc.jsonValue(),
+    )
     await fc.assert(
       fc.asyncProperty(random, async (random) => {
         const { sha256: _, ...rest } = claims

@@ -1,0 +1,164 @@
+// That only what was never sent can go on to another worker is said by the types: what must not compile here does
+// not, and what compiles does what it says.
+
+import { describe, expect, it } from "@effect/vitest"
+import { Effect, Option } from "effect"
+import type { Ours } from "../../src/dispatch/claim.ts"
+import { Fresh, type Lease, Ledger, Resend, type WorkerRef } from "../../src/dispatch/ledger.ts"
+import {
+  Accepted,
+  Ambiguous,
+  fromAnswer,
+  isRedirect,
+  NotSent,
+  type Outcome,
+  Rejected,
+} from "../../src/dispatch/outcome.ts"
+import { failover, relay } from "../../src/dispatch/relay.ts"
+import { Fleet, type Seat } from "../../src/fleet/fleet.ts"
+import type { WorkerAnswer } from "../../src/fleet/worker-client.ts"
+
+const lease: Lease = {
+  callRowId: "00000000-0000-4000-8000-000000000001",
+  claimId: "00000000-0000-4000-8000-000000000002",
+  attempt: 1,
+  isValid: () => true,
+  renew: Effect.succeed(true),
+}
+const answerOf = (status: number): WorkerAnswer => ({
+  status,
+  contentType: undefined,
+  body: new Uint8Array(),
+})
+const worker: WorkerRef = { name: "a", url: "http://a" }
+const tried: ReadonlySet<string> = new Set([worker.url])
+
+const fresh = new Fresh({ lease })
+const resend = new Resend({ lease, worker })
+const notSent = new NotSent({ reason: "refused" })
+const accepted = new Accepted({ answer: answerOf(200) })
+const rejected = new Rejected({ answer: answerOf(429) })
+const ambiguous = new Ambiguous({ reason: "ECONNRESET" })
+
+const whatCompiles = (outcome: Outcome, claim: Fresh | Resend, claimed: Ours<Fresh> | Ours<Resend>) => {
+  failover(fresh, notSent, tried)
+
+  // @ts-expect-error: the worker has the call
+  failover(fresh, accepted, tried)
+  // @ts-expect-error: the worker has answered, and may have removed the caller
+  failover(fresh, rejected, tried)
+  // @ts-expect-error: the worker may have the call
+  failover(fresh, ambiguous, tried)
+  // @ts-expect-error: it could be any of them
+  failover(fresh, outcome, tried)
+  // @ts-expect-error: an answer is never a failure to send
+  failover(fresh, fromAnswer(answerOf(503)), tried)
+
+  // @ts-expect-error: a call that is sent again goes to no other worker, whatever comes of it
+  failover(resend, notSent, tried)
+  // @ts-expect-error: it could be sent again
+  failover(claim, notSent, tried)
+  // @ts-expect-error: it could be sent again
+  failover(claimed.claim, notSent, tried)
+
+  if (outcome._tag === "NotSent" && claim._tag === "Fresh") failover(claim, outcome, tried)
+  // @ts-expect-error: only half of it is known
+  if (outcome._tag === "NotSent") failover(claim, outcome, tried)
+  // @ts-expect-error: only half of it is known
+  if (claim._tag === "Fresh") failover(claim, outcome, tried)
+
+  const mayGoOn: NotSent = notSent
+  // @ts-expect-error: what was sent is not what was not
+  const sent: NotSent = ambiguous
+  // @ts-expect-error: nor is an answer
+  const answered: Ambiguous = rejected
+  // @ts-expect-error: a turned down call was not taken
+  const taken: Accepted = rejected
+  return [mayGoOn, sent, answered, taken, relay]
+}
+
+describe("a hand-over that was not sent", () => {
+  const seatOn = (url: string, ended: Array<string>): Seat => ({
+    name: url,
+    url,
+    begin: Effect.void,
+    end: (result) => Effect.sync(() => ended.push(`${url} ${result}`)),
+  })
+  const unused = () => Effect.die("not part of a failover")
+
+  /** Fails over with one worker left, where the ledger moves the row on or does not. */
+  const failOver = (outcome: NotSent, moves: boolean) =>
+    Effect.gen(function* () {
+      const ended: Array<string> = []
+      const asked: Array<string> = []
+      const next = yield* failover(fresh, outcome, tried).pipe(
+        Effect.provideService(
+          Fleet,
+          Fleet.of({
+            select: (excluded = new Set()) =>
+              Effect.sync(() => {
+                asked.push(`select without ${[...excluded].join()}`)
+                return { seat: seatOn("http://b", ended), considered: [] }
+              }),
+            seatOn: () => Effect.succeed(Option.none()),
+            idempotentUrls: () => [],
+            view: Effect.succeed([]),
+            known: () => true,
+          }),
+        ),
+        Effect.provideService(
+          Ledger,
+          Ledger.of({
+            claim: unused,
+            settle: unused,
+            recordLeave: unused,
+            recordOutbound: unused,
+            moveOn: (_, reason, worker) =>
+              Effect.sync(() => {
+                asked.push(`move to ${worker.url}: ${reason}`)
+                return moves ? new Fresh({ lease: { ...lease, attempt: 2 } }) : undefined
+              }),
+          }),
+        ),
+      )
+      return { next, asked, ended }
+    })
+
+  it.effect("goes to another worker, which the ledger names first", () =>
+    Effect.gen(function* () {
+      expect(whatCompiles).toBeTypeOf("function")
+      const { asked, ended, next } = yield* failOver(notSent, true)
+      expect(asked).toEqual(["select without http://a", "move to http://b: refused"])
+      expect(next?.claim.lease.attempt).toBe(2)
+      expect(next?.seat.url).toBe("http://b")
+      expect(ended).toEqual([])
+    }),
+  )
+
+  it.effect("goes nowhere where the ledger does not move on, and leaves no place taken", () =>
+    Effect.gen(function* () {
+      const { ended, next } = yield* failOver(notSent, false)
+      expect(next).toBeUndefined()
+      expect(ended).toEqual(["http://b never tried"])
+    }),
+  )
+
+  it.effect("goes nowhere, and asks nobody, where the lease has lapsed", () =>
+    Effect.gen(function* () {
+      const { asked, next } = yield* failOver(new NotSent({ reason: "lease lapsed" }), true)
+      expect(next).toBeUndefined()
+      expect(asked).toEqual([])
+    }),
+  )
+})
+
+describe("an answer", () => {
+  it("accepts with 2xx and rejects with any other status, never anything else", () => {
+    for (let status = 100; status < 600; status++) {
+      expect(fromAnswer(answerOf(status))._tag, `${status}`).toBe(
+        status >= 200 && status <= 299 ? "Accepted" : "Rejected",
+      )
+      expect(isRedirect(answerOf(status)), `${status}`).toBe(status >= 300 && status <= 399)
+    }
+  })
+})
