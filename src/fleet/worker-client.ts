@@ -23,6 +23,14 @@ export interface WorkerAnswer {
   readonly body: Uint8Array
 }
 
+export interface DispatchOptions {
+  readonly idempotencyKey: string
+  /** For everything, in ms; 1 s of it for connecting. */
+  readonly budgetMs: number
+  /** Asked once connected, before the first byte: false, and nothing is sent. */
+  readonly mayStart: () => boolean
+}
+
 export type NothingSentReason =
   | "refused"
   | "unresolvable"
@@ -174,18 +182,11 @@ export class WorkerClient extends Context.Service<
   {
     /** `GET {url}/health`, 500 ms for the whole answer. */
     readonly health: (url: string) => Effect.Effect<HealthReport, ProbeFailed>
-    /**
-     * `POST {url}/livekit/dispatch`. `mayStart` is asked once connected, before the first byte; `budgetMs` is
-     * for everything, 1 s of it for connecting. A redirect is an answer like any other and is not followed.
-     */
+    /** `POST {url}/livekit/dispatch`. A redirect is an answer like any other and is not followed. */
     readonly dispatch: (
       url: string,
       request: DispatchRequest,
-      options: {
-        readonly idempotencyKey: string
-        readonly budgetMs: number
-        readonly mayStart: () => boolean
-      },
+      options: DispatchOptions,
     ) => Effect.Effect<WorkerAnswer, NothingSent | NoAnswer>
   }
 >()("switchhook/fleet/WorkerClient") {
@@ -222,11 +223,7 @@ export class WorkerClient extends Context.Service<
         function* (
           url: string,
           request: DispatchRequest,
-          options: {
-            readonly idempotencyKey: string
-            readonly budgetMs: number
-            readonly mayStart: () => boolean
-          },
+          options: DispatchOptions,
         ): Effect.fn.Return<WorkerAnswer, NothingSent | NoAnswer> {
           const clock = yield* theClock
           const startedAt = monotonicMs(clock)

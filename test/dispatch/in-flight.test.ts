@@ -186,7 +186,7 @@ describe("an interruption of the one who asks", () => {
   it.effect("at whatever step leaves no key taken without a run", () =>
     Effect.gen(function* () {
       const inFlight = yield* make
-      let begun: number
+      let begun = 0
       const run = (reply: Reply<string, string>) =>
         Effect.suspend(() => {
           begun++

@@ -1,10 +1,8 @@
 // The commands as a person runs them: processes with flags, an exit code and something to read.
 
-import { spawn } from "node:child_process"
 import { access, mkdtemp, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
 import {
@@ -13,25 +11,12 @@ import {
   type PostgresDatabase,
   type TestDatabase,
 } from "../support/databases.ts"
-import {
-  apiKey,
-  apiSecret,
-  ownRuntime,
-  type Runtime,
-  runtimes,
-  type Service,
-  startService,
-} from "../support/service.ts"
+import { ownRuntime, type Runtime, root, runtimes, start } from "../support/processes.ts"
+import { apiKey, apiSecret, type Service, startService } from "../support/service.ts"
 import { eventually } from "../support/waiting.ts"
 import { startWorker } from "../support/workers.ts"
 
-const root = fileURLToPath(new URL("../../", import.meta.url))
 const fixture = (name: string) => `${root}test/fixtures/${name}.jsonl`
-
-const interpreters = {
-  node: [`${root}node_modules/.bin/node`],
-  deno: [`${root}node_modules/.bin/deno`, "run", "-A"],
-} as const
 
 // Somewhere without an .env, so that nobody's own settings count.
 let directory: string
@@ -41,22 +26,9 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true, force: true }))
 
 const begin = (name: string, args: ReadonlyArray<string>, env: Record<string, string>, runtime: Runtime) => {
-  const [command, ...before] = interpreters[runtime]
-  const child = spawn(command, [...before, `${root}src/commands/${name}.ts`, ...args], {
-    cwd: directory,
-    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  })
-  let output = ""
-  const collect = (chunk: Buffer) => {
-    output += chunk.toString("utf8")
-  }
-  child.stdout.on("data", collect)
-  child.stderr.on("data", collect)
-  const ended = new Promise<{ code: number | null; output: string }>((resolve) =>
-    child.once("close", (code) => resolve({ code, output })),
-  )
-  return { child, ended, output: () => output }
+  const { child, exited, output } = start(runtime, `commands/${name}.ts`, { args, env, cwd: directory })
+  const ended = exited.then((code) => ({ code, output: output() }))
+  return { child, ended, output }
 }
 
 const run = (

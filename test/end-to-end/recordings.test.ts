@@ -4,15 +4,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import type { SampleWorker } from "../../src/commands/sample-worker.ts"
 import { type DatabaseKind, databaseKinds, makeDatabase, type TestDatabase } from "../support/databases.ts"
 import { recorded, recordings } from "../support/events.ts"
-import {
-  apiSecret,
-  coreSecret,
-  ownRuntime,
-  type Runtime,
-  runtimes,
-  type Service,
-  startService,
-} from "../support/service.ts"
+import { ownRuntime, type Runtime, runtimes } from "../support/processes.ts"
+import { apiSecret, coreSecret, type Service, startService } from "../support/service.ts"
 import { eventually, sleep } from "../support/waiting.ts"
 import { seenByCall, startWorker } from "../support/workers.ts"
 

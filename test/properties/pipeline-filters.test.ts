@@ -63,6 +63,7 @@ const write = (value: unknown, order: number, space: string): string => {
   }
   if (typeof value === "object" && value !== null) {
     const fields = Object.entries(value)
+      .filter(([, item]) => item !== undefined)
       .sort(([a], [b]) => rank(a) - rank(b))
       .map(([name, item]) => `${space}${JSON.stringify(name)}${space}:${space}${write(item, order, space)}`)
     return `{${fields.join(`${space},`)}${space}}`
@@ -76,12 +77,14 @@ const spaces = fc.constantFrom("", " ", "\n", "\t", "\r\n  ", " \t \n")
 // What the specification says of each stage, from the body itself and in other words than the stages use.
 interface Body {
   readonly event: string
-  readonly room?: { readonly name?: string | null } | null
-  readonly participant?: {
-    readonly kind?: string | number | null
-    readonly identity?: string | null
-    readonly attributes?: Record<string, string | null> | null
-  } | null
+  readonly room: { readonly name: string | null } | null | undefined
+  readonly participant:
+    | {
+        readonly kind: string | number | null
+        readonly attributes: Record<string, string | null | undefined> | null | undefined
+      }
+    | null
+    | undefined
 }
 
 const expectedEnd = (body: Body, rules: Rules, numberInIdentity: string) => {
@@ -135,97 +138,66 @@ const identities = fc.oneof(
 )
 
 const mostly = <A, B>(usual: A, others: fc.Arbitrary<B>) =>
-  fc.oneof({ weight: 3, arbitrary: fc.constant(usual) }, { weight: 2, arbitrary: others })
+  fc.oneof({ weight: 5, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: others })
+/** There, or absent in one of the two ways in which protojson may write that. */
+const maybe = <A>(arbitrary: fc.Arbitrary<A>) =>
+  fc.oneof({ weight: 8, arbitrary }, { weight: 1, arbitrary: fc.constantFrom(null, undefined) })
 
 const texts = fc.oneof(
   numbers,
   fc.string({ unit: "binary" }),
   fc.constantFrom("", " ", "anonymous", "+", "0"),
 )
-const maybe = <A>(arbitrary: fc.Arbitrary<A>) => fc.option(arbitrary, { nil: null, freq: 6 })
-
-const attributeBags = fc.record(
-  {
-    "sip.callID": maybe(texts),
-    "sip.trunkID": maybe(fc.constantFrom("ST_in", "ST_out", "ST_out2", "st_out", "")),
-    "sip.ruleID": maybe(fc.constantFrom("SDR_1", "")),
-    "sip.phoneNumber": maybe(texts),
-    "sip.calledNumber": maybe(texts),
-    "sip.trunkPhoneNumber": maybe(texts),
-    "sip.callStatus": maybe(
-      fc.constantFrom("ringing", "active", "hangup", "dialing", "DIALING", "dialing ", ""),
-    ),
-    "sip.h.x-tenant": maybe(texts),
-  },
-  { requiredKeys: [] },
+const bags = fc.record({
+  "sip.callID": maybe(texts),
+  "sip.trunkID": maybe(fc.constantFrom("ST_in", "ST_out", "ST_out2", "st_out", "")),
+  "sip.ruleID": maybe(fc.constantFrom("SDR_1", "SDR_2", "")),
+  "sip.phoneNumber": maybe(texts),
+  "sip.calledNumber": maybe(texts),
+  "sip.trunkPhoneNumber": maybe(texts),
+  "sip.callStatus": maybe(
+    mostly("ringing", fc.constantFrom("active", "hangup", "dialing", "DIALING", "dialing ", "")),
+  ),
+  "sip.h.x-tenant": maybe(texts),
+})
+const eventNames = mostly(
+  "participant_joined",
+  fc.constantFrom(
+    "participant_left",
+    "participant.joined",
+    "Participant_Joined",
+    "participant_joined ",
+    "room_started",
+  ),
+)
+const roomNames = mostly(
+  "call-_+15551234567_AbCdEfGhIjKl",
+  fc.oneof(
+    fc.string(),
+    fc.constantFrom("call-", "call", "Call-1", " call-1", "call_1", "recall-1", "", null),
+  ),
+)
+const kindNames = mostly(
+  "SIP",
+  fc.constantFrom(3, 0, 1, 2, 4, 7, 99, -1, 3.5, "sip", "3", "AGENT", "STANDARD", "OF_TOMORROW", "", null),
 )
 
 const nearMisses = identities.chain(({ identity, number }) =>
   fc
-    .record(
-      {
-        event: mostly(
-          "participant_joined",
-          fc.constantFrom(
-            "participant_left",
-            "participant.joined",
-            "Participant_Joined",
-            "participant_joined ",
-            "room_started",
-            "a_name_of_tomorrow",
-          ),
-        ),
-        id: maybe(fc.string()),
-        createdAt: maybe(fc.oneof(fc.nat(), fc.nat().map(String))),
-        room: maybe(
-          fc.record(
-            {
-              sid: maybe(fc.string()),
-              name: mostly(
-                "call-_+15551234567_AbCdEfGhIjKl",
-                fc.oneof(
-                  fc.constantFrom("call-", "call", "Call-1", " call-1", "call_1", "recall-1", "", null),
-                  fc.string(),
-                ),
-              ),
-            },
-            { requiredKeys: [] },
-          ),
-        ),
-        participant: maybe(
-          fc.record(
-            {
-              sid: maybe(fc.string()),
-              kind: mostly(
-                "SIP",
-                fc.constantFrom(
-                  3,
-                  0,
-                  1,
-                  2,
-                  4,
-                  7,
-                  99,
-                  -1,
-                  3.5,
-                  "sip",
-                  "3",
-                  "AGENT",
-                  "STANDARD",
-                  "OF_TOMORROW",
-                  "",
-                  null,
-                ),
-              ),
-              identity: fc.constant(identity),
-              attributes: maybe(attributeBags),
-            },
-            { requiredKeys: ["identity"] },
-          ),
-        ),
-      },
-      { requiredKeys: ["event"] },
-    )
+    .record({
+      event: eventNames,
+      id: maybe(fc.string()),
+      createdAt: maybe(fc.oneof(fc.nat(), fc.nat().map(String))),
+      room: maybe(fc.record({ sid: maybe(fc.string()), name: roomNames })),
+      participant: maybe(
+        fc.record({
+          sid: maybe(fc.string()),
+          kind: kindNames,
+          identity: fc.constant(identity),
+          attributes: maybe(bags),
+        }),
+      ),
+    })
     .map((body) => ({ body, numberInIdentity: number })),
 )
 
@@ -282,7 +254,7 @@ describe("the filters and the extraction", () => {
     )
     // The random events are worth something only if every way of the table was gone often.
     for (const name of ["event", "participant", "room", "leg", "call"]) {
-      expect(ends.get(name), name).toBeGreaterThan(40)
+      expect(ends.get(name), name).toBeGreaterThan(50)
     }
   })
 
@@ -366,8 +338,8 @@ describe("the filters and the extraction", () => {
           const more = extended(
             {
               ...body,
-              ...("room" in body && { room: extended(body.room, inRoom) }),
-              ...("participant" in body && { participant: extended(body.participant, inParticipant) }),
+              room: extended(body.room, inRoom),
+              participant: extended(body.participant, inParticipant),
             },
             inEvent,
           )

@@ -1,26 +1,12 @@
 // The service as its users run it: a process of its own, on a free port, with its log read line by line.
 
-import { type ChildProcess, spawn } from "node:child_process"
-import { fileURLToPath } from "node:url"
+import type { ChildProcess } from "node:child_process"
 import { type Answered, post, signBody } from "../../src/commands/signing.ts"
+import { ownRuntime, type Running, type Runtime, start } from "./processes.ts"
 
 export const apiKey = "devkey"
 export const apiSecret = "devsecretdevsecretdevsecretdevsecret"
 export const coreSecret = "test-core-secret"
-
-const root = fileURLToPath(new URL("../../", import.meta.url))
-const isDeno = process.versions["deno"] !== undefined
-
-const commands = {
-  node: [`${root}node_modules/.bin/node`, "src/main.ts"],
-  deno: [`${root}node_modules/.bin/deno`, "run", "-A", "src/main.ts"],
-} as const
-
-export type Runtime = keyof typeof commands
-/** The runtime the tests themselves run on. */
-export const ownRuntime: Runtime = isDeno ? "deno" : "node"
-/** Both from Node's test run; under Deno only itself. */
-export const runtimes: ReadonlyArray<Runtime> = isDeno ? ["deno"] : ["node", "deno"]
 
 export type LogLine = Record<string, unknown> & { readonly message?: string }
 
@@ -45,14 +31,10 @@ export const toBytes = (body: unknown): Uint8Array<ArrayBuffer> => {
   return new TextEncoder().encode(typeof body === "string" ? body : JSON.stringify(body))
 }
 
-/** Runs a command of the project to its end. */
-export const launch = (runtime: Runtime, env: Record<string, string>) => {
-  const [command, ...args] = commands[runtime]
-  const child = spawn(command, args, {
-    cwd: root,
+/** Starts the service in production, with the tests' keys and on a free port; `env` adds to that or replaces it. */
+export const launch = (runtime: Runtime, env: Record<string, string>): Running =>
+  start(runtime, "main.ts", {
     env: {
-      PATH: process.env["PATH"],
-      HOME: process.env["HOME"],
       NODE_ENV: "production",
       PORT: "0",
       HOST: "127.0.0.1",
@@ -61,17 +43,7 @@ export const launch = (runtime: Runtime, env: Record<string, string>) => {
       CXB_CORE_SECRET: coreSecret,
       ...env,
     },
-    stdio: ["ignore", "pipe", "pipe"],
   })
-  let output = ""
-  const collect = (chunk: Buffer) => {
-    output += chunk.toString("utf8")
-  }
-  child.stdout.on("data", collect)
-  child.stderr.on("data", collect)
-  const exited = new Promise<number | null>((resolve) => child.once("close", (code) => resolve(code)))
-  return { child, exited, output: () => output }
-}
 
 const toLogLine = (line: string): LogLine => {
   try {

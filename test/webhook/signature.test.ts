@@ -12,6 +12,7 @@ import { recorded, recordings } from "../support/events.ts"
 import { cases } from "../support/properties.ts"
 import { toBytes } from "../support/service.ts"
 import { settingsOf } from "../support/settings.ts"
+import { sha256 } from "../support/tokens.ts"
 
 const secret = "devsecretdevsecretdevsecretdevsecret"
 const nextSecret = "nextsecretnextsecretnextsecretnextsecret"
@@ -42,12 +43,10 @@ const check = async (authorization: string | undefined, body: Uint8Array): Promi
   return failure instanceof MissingAuth ? "MissingAuth" : failure.why
 }
 
-const hash = (body: Uint8Array) => createHash("sha256").update(body).digest("base64")
-
 // As livekit-server-sdk signs.
 const sign = (body: Uint8Array, key = "devkey", itsSecret = secret) => {
   const token = new AccessToken(key, itsSecret, { ttl: "5m" })
-  token.sha256 = hash(body)
+  token.sha256 = sha256(body)
   return token.toJwt()
 }
 
@@ -64,7 +63,13 @@ const now = Date.UTC(2026, 10, 21, 12, 0, 0)
 const nowSeconds = now / 1000
 const body = toBytes('{"event":"participant_joined","id":"EV_b6Gp3qkPzWmA"}')
 const hs256 = { alg: "HS256", typ: "JWT" }
-const claims = { iss: "devkey", nbf: nowSeconds, iat: nowSeconds, exp: nowSeconds + 300, sha256: hash(body) }
+const claims = {
+  iss: "devkey",
+  nbf: nowSeconds,
+  iat: nowSeconds,
+  exp: nowSeconds + 300,
+  sha256: sha256(body),
+}
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["Date"], now })
@@ -204,8 +209,8 @@ describe("a signature is refused", () => {
   })
 
   it("where it holds no hash of the body, or not in padded base64", async () => {
-    const padded = hash(body)
-    for (const sha256 of [
+    const padded = sha256(body)
+    for (const claimed of [
       undefined,
       null,
       7,
@@ -216,9 +221,11 @@ describe("a signature is refused", () => {
       ` ${padded}`,
       padded.toLowerCase(),
       createHash("sha256").update(body).digest("hex"),
-      hash(toBytes("another body")),
+      sha256(toBytes("another body")),
     ]) {
-      expect(await check(forge(hs256, { ...claims, sha256 }), body), String(sha256)).toBe("body hash")
+      expect(await check(forge(hs256, { ...claims, sha256: claimed }), body), String(claimed)).toBe(
+        "body hash",
+      )
     }
   })
 

@@ -1,0 +1,56 @@
+// Processes of the project, as a user runs them, on either runtime.
+
+import { type ChildProcessByStdio, spawn } from "node:child_process"
+import { tmpdir } from "node:os"
+import type { Readable } from "node:stream"
+import { fileURLToPath } from "node:url"
+
+export const root = fileURLToPath(new URL("../../", import.meta.url))
+
+const interpreters = {
+  node: [`${root}node_modules/.bin/node`],
+  deno: [`${root}node_modules/.bin/deno`, "run", "-A"],
+} as const
+
+export type Runtime = keyof typeof interpreters
+/** The runtime the tests themselves run on. */
+export const ownRuntime: Runtime = process.versions["deno"] === undefined ? "node" : "deno"
+/** Both from Node's test run; under Deno only itself. */
+export const runtimes: ReadonlyArray<Runtime> = ownRuntime === "deno" ? ["deno"] : ["node", "deno"]
+
+export interface Running {
+  readonly child: ChildProcessByStdio<null, Readable, Readable>
+  /** The exit code; `null` where a signal ended it. */
+  readonly exited: Promise<number | null>
+  /** Everything it has printed so far. */
+  readonly output: () => string
+}
+
+/**
+ * Starts a script of `src/` with `env` as its whole environment, by default in a directory without an `.env`,
+ * so that nobody's own settings count.
+ */
+export const start = (
+  runtime: Runtime,
+  script: string,
+  options: {
+    readonly args?: ReadonlyArray<string>
+    readonly env?: Record<string, string>
+    readonly cwd?: string
+  } = {},
+): Running => {
+  const [command, ...before] = interpreters[runtime]
+  const child = spawn(command, [...before, `${root}src/${script}`, ...(options.args ?? [])], {
+    cwd: options.cwd ?? tmpdir(),
+    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...options.env },
+    stdio: ["ignore", "pipe", "pipe"],
+  })
+  let output = ""
+  const collect = (chunk: Buffer) => {
+    output += chunk.toString("utf8")
+  }
+  child.stdout.on("data", collect)
+  child.stderr.on("data", collect)
+  const exited = new Promise<number | null>((resolve) => child.once("close", (code) => resolve(code)))
+  return { child, exited, output: () => output }
+}
