@@ -74,8 +74,15 @@ const between = (low: number, high: number) => (raw: string) => {
   return value >= low && value <= high ? value : undefined
 }
 
-const flag = (raw: string) =>
-  ({ true: true, "1": true, yes: true, false: false, "0": false, no: false })[raw.toLowerCase()]
+const flags = new Map([
+  ["true", true],
+  ["1", true],
+  ["yes", true],
+  ["false", false],
+  ["0", false],
+  ["no", false],
+])
+const flag = (raw: string) => flags.get(raw.toLowerCase())
 
 const postgresUrl = (raw: string) => {
   const url = URL.canParse(raw) ? new URL(raw) : undefined
@@ -232,6 +239,14 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     isNot(apiSecret, developmentSecret),
     "must be set in production, to something else than the development default",
   )
+  required(
+    "LIVEKIT_KEYS",
+    moreKeys.every(({ secret }) => Redacted.value(secret) !== developmentSecret),
+    "must not have the development default as a secret in production",
+  )
+  const names = [...Option.toArray(apiKey), ...moreKeys.map(({ key }) => key)]
+  const twice = names.find((name, index) => names.indexOf(name) !== index)
+  if (twice !== undefined) lines.push(`LIVEKIT_KEYS: the key ${JSON.stringify(twice)} is named twice`)
   required(
     "CXB_CORE_SECRET",
     isNot(coreSecret, developmentCoreSecret),

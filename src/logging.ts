@@ -6,13 +6,18 @@ import { maskId, maskText } from "./masking.ts"
 
 const idNames = new Set(["call_id", "call", "replica", "event_id"])
 
-const presentable = (name: string, value: unknown): unknown => {
+// Whatever is logged, logging it must not fail: values JSON cannot hold become texts, and depth has an end.
+const deepest = 6
+
+const presentable = (name: string, value: unknown, depth = 0): unknown => {
   if (typeof value === "string") return idNames.has(name) ? maskId(value) : maskText(value)
-  if (Array.isArray(value)) return value.map((item) => presentable(name, item))
-  if (typeof value === "object" && value !== null) {
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, presentable(key, item)]))
-  }
-  return value
+  if (value === null || typeof value === "number" || typeof value === "boolean") return value
+  if (value instanceof Error || typeof value !== "object") return maskText(String(value))
+  if (depth === deepest) return "…"
+  if (Array.isArray(value)) return value.map((item) => presentable(name, item, depth + 1))
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [maskText(key), presentable(key, item, depth + 1)]),
+  )
 }
 
 interface Line {
@@ -46,7 +51,8 @@ const toLine = (options: Logger.Options<unknown>): Line => {
 
 const json = Logger.make((options) => {
   const { fields, ...line } = toLine(options)
-  console.log(JSON.stringify({ ...line, ...fields }))
+  // The line's own names come first and win.
+  console.log(JSON.stringify({ ...line, ...fields, ...line }))
 })
 
 /** Colours a text by its SGR code, on a terminal only. */

@@ -287,13 +287,21 @@ describe("LIVEKIT_KEYS", () => {
   it("reads back whatever pairs were written", () => {
     const text = fc.string({ unit: fc.constantFrom(..."abcXYZ019-_=+/."), minLength: 1, maxLength: 40 })
     fc.assert(
-      fc.property(fc.array(fc.tuple(text, text), { minLength: 1, maxLength: 5 }), (pairs) => {
-        expect(keysOf({ LIVEKIT_KEYS: pairs.map((pair) => pair.join(":")).join(" , ") }).slice(1)).toEqual(
-          pairs,
-        )
-      }),
+      fc.property(
+        fc.uniqueArray(fc.tuple(text, text), { minLength: 1, maxLength: 5, selector: ([key]) => key }),
+        (pairs) => {
+          expect(keysOf({ LIVEKIT_KEYS: pairs.map((pair) => pair.join(":")).join(" , ") }).slice(1)).toEqual(
+            pairs,
+          )
+        },
+      ),
       cases,
     )
+  })
+
+  it("refuses a key that is named twice, for only one of its secrets could be right", () => {
+    const again = { LIVEKIT_API_KEY: "a", LIVEKIT_API_SECRET: "hush-1", LIVEKIT_KEYS: "b:hush-2,a:hush-3" }
+    expect(() => settingsOf(again)).toThrow('LIVEKIT_KEYS: the key "a" is named twice')
   })
 })
 

@@ -28,10 +28,12 @@ export class InFlight extends Context.Service<
       const running = new Map<string, Deferred.Deferred<any, any>>()
 
       const share = <A, E, R>(key: string, run: (reply: Reply<A, E>) => Effect.Effect<void, E, R>) =>
-        Effect.suspend(() => {
+        // From taking the key to starting the run nothing may interrupt, or the key would be taken for good.
+        Effect.uninterruptibleMask((restore) => {
           const other = running.get(key) as Deferred.Deferred<A, E> | undefined
-          if (other !== undefined)
-            return Effect.map(Deferred.await(other), (value) => ({ value, shared: true }))
+          if (other !== undefined) {
+            return Effect.map(restore(Deferred.await(other)), (value) => ({ value, shared: true }))
+          }
           const answer = Deferred.makeUnsafe<A, E>()
           running.set(key, answer)
           const toTheEnd = Effect.onExit(
@@ -45,7 +47,7 @@ export class InFlight extends Context.Service<
               }),
           )
           return FiberSet.run(fibers, toTheEnd).pipe(
-            Effect.andThen(Deferred.await(answer)),
+            Effect.andThen(restore(Deferred.await(answer))),
             Effect.map((value) => ({ value, shared: false })),
           )
         })

@@ -6,7 +6,7 @@ import { Settings } from "../config.ts"
 import { Cache } from "../database/cache.ts"
 import { Database } from "../database/database.ts"
 import { query } from "../database/schema.ts"
-import { type Breaker, entered, failed, isOpen, succeeded, withdrawn } from "./breaker.ts"
+import { admits, type Breaker, entered, failed, isOpen, succeeded, withdrawn } from "./breaker.ts"
 import { loadOf } from "./metric.ts"
 import { pick } from "./pick.ts"
 import { whyNot } from "./policy.ts"
@@ -205,9 +205,11 @@ export class Fleet extends Context.Service<
       )
 
       const takeSeat = (worker: Worker): Seat => {
-        const reservation: Reservation = { trial: isOpen(worker.breaker), handedAt: undefined }
+        // A repetition to its own worker passes an open breaker without being its trial.
+        const trial = isOpen(worker.breaker) && admits(worker.breaker, now())
+        const reservation: Reservation = { trial, handedAt: undefined }
         worker.reservations.add(reservation)
-        worker.breaker = entered(worker.breaker)
+        if (trial) worker.breaker = entered(worker.breaker)
         let begun = false
         const keep = () => {
           reservation.handedAt = now()

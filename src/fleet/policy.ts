@@ -6,7 +6,8 @@ import { callsOf, capacityOf, type Worker } from "./worker.ts"
 /** Why the worker gets no call at `now` (ms), or `undefined` where it may. */
 export const whyNot = (worker: Worker, now: number): string | undefined => {
   if (worker.entry.draining) return "draining (setting)"
-  if (worker.health === "unknown") return `not probed yet${because(worker)}`
+  if (worker.health === "unknown")
+    return worker.probes === 0 ? "not probed yet" : `never healthy${because(worker)}`
   if (worker.health === "down") return `down${because(worker)}`
   if (worker.report.draining) return "draining (its own word)"
   if (!admits(worker.breaker, now)) return "breaker open"

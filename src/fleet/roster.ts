@@ -31,7 +31,17 @@ const Entry = Schema.Struct({
 
 const decodeEntry = Schema.decodeUnknownOption(Entry)
 
-const show = (value: unknown) => (JSON.stringify(value) ?? "undefined").slice(0, 120)
+// A password stands before an `@`, in however broken a URL.
+const withoutPasswords = (_: string, value: unknown) =>
+  typeof value === "string" ? value.replace(/.*@/s, "…@") : value
+
+const show = (value: unknown): string => {
+  try {
+    return (JSON.stringify(value, withoutPasswords) ?? "undefined").slice(0, 120)
+  } catch {
+    return "an entry that is nested too deep"
+  }
+}
 
 const usableUrl = (raw: string): URL | undefined => {
   const url = URL.canParse(raw.trim()) ? new URL(raw.trim()) : undefined
@@ -52,8 +62,7 @@ const parseEntry = (value: unknown): RosterEntry | string => {
   const { capacity, draining = false, name, url: raw, weight = 1 } = given.value
   const url = usableUrl(raw)
   if (url === undefined) {
-    const shown = show(raw.replace(/\/\/[^/@]*@/, "//…@"))
-    return `${shown} is not a usable http(s) URL (no credentials, query or fragment)`
+    return `${show(raw)} is not a usable http(s) URL (no credentials, query or fragment)`
   }
   const base = `${url.origin}${url.pathname.replace(/\/+$/, "")}`
   return { url: base, name: name ?? base.replace(/^https?:\/\//, ""), capacity, weight, draining }

@@ -552,6 +552,30 @@ describe("the breaker of a worker", () => {
     }),
   )
 
+  it.effect("has one trial at a time, also beside a seat on this very worker that is given back", () =>
+    Effect.gen(function* () {
+      const fleet = yield* opened
+      yield* afterMs(5_000)
+      const trial = yield* fleet.select()
+      yield* Option.getOrThrow(yield* fleet.seatOn(a)).end("never tried")
+      yield* Effect.flip(fleet.select())
+      yield* handOver(trial.seat, "accepted")
+      expect((yield* fleet.viewOf(a)).breaker).toBe("closed")
+    }),
+  )
+
+  it.effect(
+    "does not wait longer because a call that had to go to this very worker failed before the trial",
+    () =>
+      Effect.gen(function* () {
+        const fleet = yield* opened
+        yield* afterMs(1_000)
+        yield* handOver(Option.getOrThrow(yield* fleet.seatOn(a)), "failed")
+        yield* afterMs(4_000)
+        expect((yield* fleet.select()).seat.url).toBe(a)
+      }),
+  )
+
   it.effect("takes no other worker out", () =>
     Effect.gen(function* () {
       const fleet = yield* makeFleet([a, b])

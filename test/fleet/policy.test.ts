@@ -32,8 +32,8 @@ describe("a worker is passed by", () => {
     ["draining (its own word)", workerOf({ report: { draining: true } })],
     ["not probed yet", makeWorker(entryOf())],
     [
-      "not probed yet: no answer",
-      { ...makeWorker(entryOf()), lastProbe: { ok: false, at: 0, why: "no answer" } },
+      "never healthy: no answer",
+      { ...makeWorker(entryOf()), probes: 1, lastProbe: { ok: false, at: 0, why: "no answer" } },
     ],
     ["down", workerOf({ health: "down" })],
     ["down", workerOf({ health: "down", lastProbe: { ok: true, at: 0, why: "" } })],
