@@ -11,6 +11,7 @@ import {
   type TestDatabase,
 } from "../support/databases.ts"
 import { joinEvent, leaveOf } from "../support/events.ts"
+import { signal } from "../support/processes.ts"
 import { apiKey, apiSecret, type Service, startService, toBytes } from "../support/service.ts"
 import { eventually, sleep } from "../support/waiting.ts"
 import {
@@ -254,13 +255,13 @@ describe("two processes on one PostgreSQL", () => {
       const join = joinEvent({ callId: "SCL_stopped" })
       const ringing = stopped.ring(join)
       await eventually("the call is claimed", async () => (await stateOf()) === "handing")
-      stopped.process.kill("SIGSTOP")
+      signal(stopped.process, "SIGSTOP")
       await database.query("UPDATE system_settings SET value = to_jsonb($1::text)", [worker.url])
       await sleep(3_300)
       // Nobody can tell whether the other process had sent it.
       expect(JSON.parse((await services[0]!.ring(join)).body)).toMatchObject({ outcome: "ambiguous" })
       expect(await stateOf()).toBe("uncertain")
-      stopped.process.kill("SIGCONT")
+      signal(stopped.process, "SIGCONT")
       // It had not, and it sends nothing now: a late outcome still counts.
       expect((await ringing).status).toBe(502)
       await eventually("waiting", async () => (await stateOf()) === "waiting")

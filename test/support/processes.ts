@@ -1,6 +1,6 @@
 // Processes of the project, as a user runs them, on either runtime.
 
-import { type ChildProcessByStdio, spawn } from "node:child_process"
+import { type ChildProcess, type ChildProcessByStdio, spawn } from "node:child_process"
 import { tmpdir } from "node:os"
 import type { Readable } from "node:stream"
 import { fileURLToPath } from "node:url"
@@ -53,4 +53,16 @@ export const start = (
   child.stderr.on("data", collect)
   const exited = new Promise<number | null>((resolve) => child.once("close", (code) => resolve(code)))
   return { child, exited, output: () => output }
+}
+
+/**
+ * Sends a signal to a process that still runs. Not `child.kill`: on Deno that works once only, and names the
+ * signal as the end of a process that has exited by itself.
+ */
+export const signal = (
+  child: Pick<ChildProcess, "pid" | "exitCode" | "signalCode">,
+  name: NodeJS.Signals,
+): void => {
+  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null)
+    process.kill(child.pid, name)
 }

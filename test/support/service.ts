@@ -2,7 +2,7 @@
 
 import type { ChildProcess } from "node:child_process"
 import { type Answered, post, signBody } from "../../src/commands/signing.ts"
-import { ownRuntime, type Running, type Runtime, start } from "./processes.ts"
+import { ownRuntime, type Running, type Runtime, signal, start } from "./processes.ts"
 
 export const apiKey = "devkey"
 export const apiSecret = "devsecretdevsecretdevsecretdevsecret"
@@ -18,7 +18,7 @@ export interface Service {
   readonly output: () => string
   readonly process: ChildProcess
   /** Sends a signal and waits for the exit code. */
-  readonly stop: (signal?: NodeJS.Signals) => Promise<number | null>
+  readonly stop: (name?: NodeJS.Signals) => Promise<number | null>
   readonly exited: Promise<number | null>
   /** Signs and posts bytes or an object as LiveKit does. */
   readonly ring: (body: unknown) => Promise<Answered>
@@ -84,8 +84,8 @@ export const startService = async (
     output,
     process: child,
     exited,
-    stop: (signal = "SIGTERM") => {
-      child.kill(signal)
+    stop: (name = "SIGTERM") => {
+      signal(child, name)
       return exited
     },
     ring: async (body) => {

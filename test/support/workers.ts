@@ -5,6 +5,7 @@ import type { ServerResponse } from "node:http"
 import { connect, type Socket } from "node:net"
 import { fileURLToPath } from "node:url"
 import { type SampleWorker, startSampleWorker } from "../../src/commands/sample-worker.ts"
+import { root, signal } from "./processes.ts"
 import { coreSecret } from "./service.ts"
 
 let started = 0
@@ -68,8 +69,8 @@ export interface FreezableWorker {
 
 export const startFreezableWorker = async (): Promise<FreezableWorker> => {
   const script = fileURLToPath(new URL("./freezable-worker.ts", import.meta.url))
-  const isDeno = process.versions["deno"] !== undefined
-  const child = spawn(process.execPath, isDeno ? ["run", "-A", script] : [script], {
+  // On Node whatever the tests run on: Deno does not let it choose the length of that queue.
+  const child = spawn(`${root}node_modules/.bin/node`, [script], {
     stdio: ["ignore", "pipe", "inherit"],
   })
   const port = await new Promise<number>((resolve) => {
@@ -78,12 +79,12 @@ export const startFreezableWorker = async (): Promise<FreezableWorker> => {
   const fillers: Array<Socket> = []
   const thaw = () => {
     for (const filler of fillers.splice(0)) filler.destroy()
-    child.kill("SIGCONT")
+    signal(child, "SIGCONT")
   }
   return {
     url: `http://127.0.0.1:${port}`,
     freeze: async () => {
-      child.kill("SIGSTOP")
+      signal(child, "SIGSTOP")
       // Until one is left hanging the queue is not full.
       let hanging = false
       while (!hanging) {
@@ -99,7 +100,7 @@ export const startFreezableWorker = async (): Promise<FreezableWorker> => {
     thaw,
     stop: () => {
       thaw()
-      child.kill("SIGKILL")
+      signal(child, "SIGKILL")
     },
   }
 }
