@@ -85,21 +85,21 @@ const tellReceived = (call: Call) =>
 const skipped = (considered: ReadonlyArray<Considered>) =>
   considered.map(({ why, worker }) => `${worker}: ${why}`).join("; ")
 
+const tellFailed = (call: Call, why: object) =>
+  Effect.andThen(tellReceived(call), Effect.logWarning("Dispatch failed", why))
+
 /** Why nobody was asked. */
 const tellRefused =
   (call: Call) =>
   (error: Exclude<HandOverError, DispatchFailed>): Effect.Effect<void> => {
     switch (error._tag) {
       case "NoFleet":
-        return Effect.andThen(tellReceived(call), Effect.logWarning("Dispatch failed", { why: "No fleet" }))
+        return tellFailed(call, { why: "No fleet" })
       case "NoHealthyFleet":
-        return Effect.logWarning("Dispatch failed", {
-          why: "No healthy fleet",
-          workers: skipped(error.considered),
-        })
+        return tellFailed(call, { why: "No healthy fleet", workers: skipped(error.considered) })
       case "DatabaseUnavailable":
       case "QueryRefused":
-        return Effect.andThen(tellReceived(call), Effect.logError("Dispatch failed", { why: error.message }))
+        return tellFailed(call, { why: error.message })
       case "InFlightElsewhere":
         return Effect.logInfo("Delivered again", { known: "in flight in another process" })
       case "Ignored":

@@ -1,11 +1,14 @@
 // Starting, stopping, and a database that is away.
 
+import { mkdtemp, rm, writeFile } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { afterEach, describe, expect, it } from "vitest"
 import type { SampleWorker } from "../../src/commands/sample-worker.ts"
 import { makeEmbeddedDatabase, makePostgresDatabase, type TestDatabase } from "../support/databases.ts"
 import { joinEvent } from "../support/events.ts"
 import { startForwarder } from "../support/forwarder.ts"
-import { runtimes } from "../support/processes.ts"
+import { runtimes, start } from "../support/processes.ts"
 import { launch, type Service, startService } from "../support/service.ts"
 import { eventually } from "../support/waiting.ts"
 import { slowly, startWorker } from "../support/workers.ts"
@@ -73,6 +76,22 @@ describe.each(runtimes)("on %s", (runtime) => {
     expect(lines).toEqual(expected.map((pattern) => expect.stringMatching(pattern)))
     expect(output()).not.toContain("hush-hush")
     expect(output()).not.toContain("nocolon")
+  })
+
+  it("settings come from the environment, else from env.local, else from .env", async () => {
+    const cwd = later(await mkdtemp(join(tmpdir(), "switchhook-env-")), (made) =>
+      rm(made, { recursive: true }),
+    )
+    const complaint = async (env: Record<string, string> = {}) => {
+      const { exited, output } = start(runtime, "main.ts", { cwd, env })
+      expect(await exited).toBe(1)
+      return output()
+    }
+    await writeFile(join(cwd, ".env"), "PORT=70001\nLOG_LEVEL=loud\n")
+    expect(await complaint()).toMatch(/PORT: .*"70001"\nLOG_LEVEL: .*"loud"/)
+    await writeFile(join(cwd, "env.local"), "PORT=70002\n")
+    expect(await complaint()).toMatch(/PORT: .*"70002"\nLOG_LEVEL: .*"loud"/)
+    expect(await complaint({ PORT: "70003" })).toMatch(/PORT: .*"70003"\nLOG_LEVEL: .*"loud"/)
   })
 
   it("SIGTERM in mid-relay: not ready at once, the call finishes, exit 0", async () => {

@@ -99,6 +99,37 @@ describe.each(variants)("recordings on %s and %s, every line %s", (runtime, kind
     expect(new Set(seenByCall(worker).values())).toEqual(new Set([1]))
   })
 
+  it("counts events, dispatches, replays and stages, and shows workers and build, for Prometheus", async () => {
+    const { text } = await service.get("/metrics")
+    const value = (series: string) => {
+      const line = text.split("\n").find((each) => each.startsWith(`${series} `))
+      return line === undefined ? undefined : Number(line.slice(series.length + 1))
+    }
+    const calls = Object.values(stories).flat().length
+    const counted = (outcome: string) =>
+      value(`switchhook_events_total{event="participant_joined",outcome="${outcome}"}`)
+    expect(counted("handed-over")).toBe(calls)
+    // The doubled lines, and the call that came again after LiveKit's restart.
+    expect(counted("replayed")).toBe(times === "doubled" ? calls + 2 : 1)
+    expect(value('switchhook_dispatches_total{outcome="accepted"}')).toBe(calls)
+    expect(text).toMatch(
+      /^switchhook_ledger_replays_total\{known="(already-accepted|in-flight-here)"\} \d+$/m,
+    )
+    for (const stage of ["authenticate", "record", "select", "claim", "relay", "store"]) {
+      expect(value(`switchhook_stage_seconds_count{stage="${stage}"}`)).toBeGreaterThanOrEqual(calls)
+    }
+    const labels = `{worker="${worker.url.slice("http://".length)}"}`
+    expect(value(`switchhook_worker_up${labels}`)).toBe(1)
+    expect(value(`switchhook_worker_in_flight${labels}`)).toBe(0)
+    expect(value(`switchhook_worker_breaker_open${labels}`)).toBe(0)
+    expect(value(`switchhook_worker_load${labels}`)).toBeGreaterThanOrEqual(0)
+    expect(text).toMatch(
+      new RegExp(`^switchhook_build_info\\{version="[^"]+",runtime="${runtime} [^"]+"\\} 1$`, "m"),
+    )
+    for (const line of text.trim().split("\n"))
+      expect(line).toMatch(/^(# (HELP|TYPE) |switchhook_\w+(\{[^}]*\})? [\d.e+-]+$)/)
+  })
+
   it("logs no whole number, no secret, no token and no body", () => {
     const output = service.output()
     expect(output).toContain("SCL_kt9VMibtvTwe")
