@@ -35,8 +35,11 @@ export class Database extends Context.Service<
     readonly run: <A>(query: Query<A>) => Effect.Effect<ReadonlyArray<A>, DatabaseError>
     /** Completes once the schema is up to date, however long the database takes to appear. */
     readonly migrated: Effect.Effect<void>
-    /** Fails with the reason why queries cannot work now; asks the database, 1 s at most. */
-    readonly check: Effect.Effect<void, DatabaseError>
+    /**
+     * Why queries cannot work now, `undefined` where they can. From memory, at most a second old: anybody may
+     * ask for our health, and nobody unsigned may reach the database.
+     */
+    readonly fault: () => string | undefined
     /** Calls `onMessage` for every NOTIFY on the channel, `onLost` once when the line breaks. */
     readonly listen: (
       channel: string,
@@ -49,7 +52,14 @@ export class Database extends Context.Service<
   static readonly make = Effect.fnUntraced(function* (engine: Engine) {
     yield* Effect.addFinalizer(() => Effect.promise(() => engine.close().catch(() => {})))
     const ready = yield* Deferred.make<void>()
-    let why: DatabaseError = new DatabaseUnavailable({ cause: "the schema is not up to date yet" })
+    let fault: string | undefined = "The schema is not up to date yet"
+
+    const failing = (error: { readonly message: string }) =>
+      Effect.suspend(() => {
+        const known = fault === error.message
+        fault = error.message
+        return known ? Effect.void : Effect.logError("Database not usable, trying again", { why: fault })
+      })
 
     const bringUpToDate = migrate(engine).pipe(
       Effect.tap((applied) =>
@@ -57,23 +67,7 @@ export class Database extends Context.Service<
           ? Effect.void
           : Effect.logInfo("Database migrated", { applied: applied.join(", ") }),
       ),
-      Effect.andThen(Deferred.succeed(ready, undefined)),
-      Effect.tapErrorTag("DatabaseUnavailable", (error) =>
-        Effect.suspend(() => {
-          why = error
-          return Effect.logError("Database not reachable, trying again", { why: error.message })
-        }),
-      ),
-    )
-    // A database that is merely away comes back; a migration that it refuses needs a person.
-    yield* bringUpToDate.pipe(
-      Effect.catchTag("DatabaseUnavailable", () =>
-        bringUpToDate.pipe(
-          Effect.tapErrorTag("MigrationFailed", (error) => Effect.logFatal(error.message)),
-          Effect.retry(Schedule.spaced("1 second")),
-          Effect.forkScoped,
-        ),
-      ),
+      Effect.tapError(failing),
     )
 
     const run = <A>(query: Query<A>) =>
@@ -81,22 +75,46 @@ export class Database extends Context.Service<
         Effect.map((result) => result.rows),
       )
 
+    const watchForever = run(sql`SELECT 1`.compile(build)).pipe(
+      Effect.timeoutOrElse({
+        duration: "1 second",
+        orElse: () => Effect.fail(new DatabaseUnavailable({ cause: "no answer within 1 s" })),
+      }),
+      Effect.matchEffect({
+        onFailure: failing,
+        onSuccess: () =>
+          Effect.suspend(() => {
+            const back = fault !== undefined
+            fault = undefined
+            return back ? Effect.logInfo("Database usable") : Effect.void
+          }),
+      }),
+      Effect.andThen(Effect.sleep("1 second")),
+      Effect.forever,
+    )
+
+    const begin = Effect.suspend(() => {
+      fault = undefined
+      return Effect.andThen(Deferred.succeed(ready, undefined), Effect.forkScoped(watchForever))
+    })
+    // A database that is merely away comes back; a migration that it refuses at the start needs a person.
+    yield* bringUpToDate.pipe(
+      Effect.andThen(begin),
+      Effect.catchTag("DatabaseUnavailable", () =>
+        bringUpToDate.pipe(
+          Effect.retry(Schedule.spaced("1 second")),
+          Effect.andThen(begin),
+          Effect.forkScoped,
+        ),
+      ),
+    )
+
     return Database.of({
       kind: engine.kind,
       place: engine.place,
       run,
       migrated: Deferred.await(ready),
-      check: Effect.suspend(() =>
-        Deferred.isDoneUnsafe(ready)
-          ? run(sql`SELECT 1`.compile(build)).pipe(
-              Effect.timeoutOrElse({
-                duration: "1 second",
-                orElse: () => Effect.fail(new DatabaseUnavailable({ cause: "no answer within 1 s" })),
-              }),
-              Effect.asVoid,
-            )
-          : Effect.fail(why),
-      ),
+      fault: () => fault,
       listen: (channel, onMessage, onLost) =>
         Effect.acquireRelease(
           Effect.tryPromise({ try: () => engine.listen(channel, onMessage, onLost), catch: toDatabaseError }),

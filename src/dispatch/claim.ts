@@ -26,6 +26,9 @@ export interface Ours<Claim extends Fresh | Resend> {
 /** What the ledger answers in place of a hand-over. */
 export type Replay = Exclude<Known, NotACall | InFlightElsewhere>
 
+// What a row keeps of a decision stays small, however large the fleet: the candidates come first.
+const mostExplained = 50
+
 const release = (selection: Selection) =>
   Result.isSuccess(selection) ? selection.success.seat.end("never tried") : Effect.void
 
@@ -46,7 +49,7 @@ export const claim = Effect.fnUntraced(function* (
       call,
       worker: Result.isSuccess(selection) ? selection.success.seat : undefined,
       idempotentUrls: fleet.idempotentUrls(),
-      explanation: { considered },
+      explanation: { considered: considered.slice(0, mostExplained) },
     })
     .pipe(Effect.tapError(() => release(selection)))
 

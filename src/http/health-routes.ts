@@ -19,10 +19,7 @@ const reasons = Effect.gen(function* () {
   const draining = yield* Draining
   if (draining.begun()) found.push("shutting down")
   const database = yield* Database
-  const fault = yield* Effect.match(database.check, {
-    onSuccess: () => undefined,
-    onFailure: (error) => error.message,
-  })
+  const fault = database.fault()
   if (fault !== undefined) found.push(fault)
   const keys = yield* Keys
   if (keys.names.length === 0) found.push("No LiveKit API key is set")

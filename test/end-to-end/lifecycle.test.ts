@@ -178,7 +178,7 @@ describe("a database that is away", () => {
     const answered = await service.ring(join)
     expect([answered.status, JSON.parse(answered.body).detail]).toEqual([503, "Database unavailable"])
     expect((await service.ring({ event: "track_published" })).status).toBe(200)
-    expect((await service.get("/readyz")).status).toBe(503)
+    await eventually("not ready", async () => (await service.get("/readyz")).status === 503, 3_000)
     await forwarder.restore()
     await ready(service)
     expect((await service.ring(join)).status).toBe(200)

@@ -57,7 +57,7 @@ const makeFleet = Effect.fnUntraced(function* (
         return []
       }),
     migrated: Effect.void,
-    check: Effect.void,
+    fault: () => undefined,
     listen: () => Effect.void,
   })
   const cache = Cache.of({
