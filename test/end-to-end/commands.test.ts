@@ -11,8 +11,9 @@ import {
   type PostgresDatabase,
   type TestDatabase,
 } from "../support/databases.ts"
-import { ownRuntime, type Runtime, root, runtimes, start } from "../support/processes.ts"
-import { apiKey, apiSecret, type Service, startService } from "../support/service.ts"
+import { joinEvent } from "../support/events.ts"
+import { ownRuntime, type Runtime, root, runtimes, signal, start } from "../support/processes.ts"
+import { apiKey, apiSecret, coreSecret, type Service, startService } from "../support/service.ts"
 import { eventually } from "../support/waiting.ts"
 import { startWorker } from "../support/workers.ts"
 
@@ -37,6 +38,38 @@ const run = (
   env: Record<string, string> = {},
   runtime: Runtime = ownRuntime,
 ) => begin(name, args, env, runtime).ended
+
+describe("worker", () => {
+  it("takes the calls of a service and prints them, until it is stopped", async () => {
+    const worker = begin("worker", ["--port", "0"], { CXB_CORE_SECRET: coreSecret }, ownRuntime)
+    const url = await eventually("it listens", () => /http:\/\/127\.0\.0\.1:\d+/.exec(worker.output())?.[0])
+    const database = await makePostgresDatabase()
+    const service = await startService({ ...database.env, CORE_FLEET: url })
+    try {
+      await eventually("ready", async () => (await service.get("/readyz")).status === 200)
+      expect((await service.ring(joinEvent())).body).toBe('{"ok":true,"worker":"sample"}')
+      await eventually("printed", () =>
+        worker.output().includes("Call from +15551234567 to +15557654321 in call-"),
+      )
+    } finally {
+      await service.stop()
+      await database.drop()
+      signal(worker.child, "SIGINT")
+    }
+    expect((await worker.ended).code).toBe(130)
+  })
+
+  it("says so in one line where its port is taken, or is none", async () => {
+    const taken = await startWorker()
+    const onTaken = await run("worker", ["--port", new URL(taken.url).port])
+    expect(onTaken).toMatchObject({ code: 1, output: expect.stringContaining("The worker cannot listen: ") })
+    await taken.stop()
+    expect(await run("worker", ["--port", "70000"])).toMatchObject({
+      code: 1,
+      output: expect.stringContaining("65535"),
+    })
+  })
+})
 
 describe("migrate", () => {
   let database: PostgresDatabase
