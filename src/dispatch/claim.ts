@@ -51,7 +51,7 @@ export const claim = Effect.fnUntraced(function* (
       idempotentUrls: fleet.idempotentUrls(),
       explanation: { considered: considered.slice(0, mostExplained) },
     })
-    .pipe(Effect.tapError(() => release(selection)))
+    .pipe(Effect.tapCause(() => release(selection)))
 
   if (claimed._tag === "Fresh" && Result.isSuccess(selection)) {
     return { claim: claimed, seat: selection.success.seat }

@@ -78,6 +78,8 @@ interface ClaimRow {
   readonly lease_valid: boolean
   readonly left: boolean
   readonly outbound: boolean
+  /** Read as it was before another delivery changed it: by what it says, the claim would have succeeded. */
+  readonly stale: boolean
   readonly worker: string | null
   readonly worker_url: string | null
   readonly answer_status: number | null
@@ -178,9 +180,9 @@ const claimStatement = (input: ClaimInput) => {
       INSERT INTO dispatch_attempts (call_id, attempt, claim, worker, worker_url)
       SELECT id, attempt, ${claimId}::uuid, worker, worker_url FROM claimed WHERE won
     )
-    SELECT * FROM claimed
+    SELECT *, false AS stale FROM claimed
     UNION ALL
-    SELECT ${columns} FROM calls c WHERE c.call_key = ${key}::text AND NOT EXISTS (SELECT 1 FROM claimed)
+    SELECT ${columns}, ${takes} AS stale FROM calls c WHERE c.call_key = ${key}::text AND NOT EXISTS (SELECT 1 FROM claimed)
   `.compile(query)
 }
 
@@ -365,7 +367,8 @@ export class Ledger extends Context.Service<
       ): Effect.fn.Return<Claimed, DatabaseError> {
         const claimId = crypto.randomUUID()
         const statement = claimStatement({ ...input, rowId: crypto.randomUUID(), claimId })
-        // Where another delivery inserts the row meanwhile, only a second look shows it.
+        // Where another delivery writes the row at the same moment, only a second look shows what it wrote.
+        let met = false
         for (let look = 0; look < 2; look++) {
           const askedAt = monotonicMs(clock)
           const rows = yield* database.run(statement).pipe(
@@ -373,14 +376,17 @@ export class Ledger extends Context.Service<
             Effect.catchIf(isRoomTaken, () => Effect.succeed([])),
           )
           const row = rows[0]
-          if (row === undefined) continue
+          met = row?.stale === true
+          if (row === undefined || row.stale) continue
           if (!row.won) return toKnown(row)
           const held = makeLease(row.id, claimId, row.attempt, askedAt)
           return row.resend
             ? new Resend({ lease: held, worker: { name: row.worker ?? "", url: row.worker_url ?? "" } })
             : new Fresh({ lease: held })
         }
-        return new NotACall({ why: "no dispatch rule, and the room already holds a call" })
+        return met
+          ? new InFlightElsewhere()
+          : new NotACall({ why: "no dispatch rule, and the room already holds a call" })
       })
 
       return Ledger.of({

@@ -33,9 +33,9 @@ const ok = HttpServerResponse.jsonUnsafe({ ok: true })
 const replay = (outcome: string, more: object = {}): Answer =>
   HttpServerResponse.jsonUnsafe({ ok: true, replayed: true, outcome, ...more })
 
-// 204 and 304 have no body by HTTP's own rules; 1xx never gets here.
 const asItCame = ({ body, contentType }: WorkerAnswer, status: number): Answer =>
-  status === 204 || status === 304
+  // A 204 has no body by HTTP's own rules.
+  status === 204
     ? HttpServerResponse.empty({ status })
     : HttpServerResponse.uint8Array(body, { status, contentType: contentType || "application/octet-stream" })
 

@@ -59,6 +59,18 @@ describe.each(databaseKinds)("on %s", (kind) => {
     expect((await runtime.runPromise(claim("SCL_lost")))._tag).toBe("Fresh")
   })
 
+  it("of deliveries that meet on a waiting call one hands it over, the others are told it is in flight", async () => {
+    for (let round = 0; round < 50; round++) {
+      const id = `SCL_meet_${round}`
+      const nobody = Effect.flatMap(Ledger, (ledger) =>
+        ledger.claim({ call: makeCall(id), worker: undefined, idempotentUrls: [], explanation: {} }),
+      )
+      expect((await runtime.runPromise(nobody))._tag).toBe("Waiting")
+      const claims = await Promise.all(Array.from({ length: 6 }, () => runtime.runPromise(claim(id))))
+      expect(claims.map(({ _tag }) => _tag).sort()).toEqual(["Fresh", ...Array(5).fill("InFlightElsewhere")])
+    }
+  })
+
   it("so is a change of worker", async () => {
     const fresh = await runtime.runPromise(claim("SCL_moved"))
     if (fresh._tag !== "Fresh") throw new Error(fresh._tag)

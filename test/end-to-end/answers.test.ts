@@ -349,6 +349,15 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
       expect(answered.headers.get("retry-after")).toBeNull()
     })
 
+    it("of 204 comes back without a body, and is replayed as 200", async () => {
+      worker.behaviour.dispatch = bytes(204, "", {})
+      const join = joinEvent()
+      const { answered } = await relayOf(join)
+      expect([answered.status, answered.body]).toEqual([204, ""])
+      const again = await relayOf(join)
+      expect([again.answered.status, again.answered.body, again.answered.replayed]).toEqual([200, "", true])
+    })
+
     it("that is a redirect is not followed: 502, and the call is rejected for good", async () => {
       worker.behaviour.dispatch = bytes(307, "", { location: `${worker.url}/livekit/dispatch` })
       const join = joinEvent()
