@@ -195,10 +195,26 @@ export class Fleet extends Context.Service<
           ),
           read,
         )
+      // Whoever changes CORE_FLEET and starts again expects it to count.
+      let compared = false
+      const tellUnused = (setting: unknown, seeding: string) =>
+        Effect.suspend(() => {
+          const urls = (value: unknown) => JSON.stringify(parseRoster(value).entries)
+          if (compared || urls(setting) === urls(seeding)) return Effect.void
+          compared = true
+          return Effect.logWarning(
+            "CORE_FLEET is not used: the database's setting core_fleet goes before it",
+            {
+              core_fleet: parseRoster(setting).entries.map(({ url }) => url),
+            },
+          )
+        })
       const load = Effect.gen(function* () {
         const setting = yield* read
-        if (Option.isSome(setting) || Option.isNone(settings.coreFleet)) return setting
-        return yield* seed(settings.coreFleet.value)
+        if (Option.isNone(settings.coreFleet)) return setting
+        if (Option.isNone(setting)) return yield* seed(settings.coreFleet.value)
+        yield* tellUnused(setting.value, settings.coreFleet.value)
+        return setting
       })
       const followed = yield* cache.follow("system_settings", load, (setting) =>
         applySetting(Option.getOrUndefined(setting)),

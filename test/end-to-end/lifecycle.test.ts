@@ -130,6 +130,18 @@ describe.each(runtimes)("on %s", (runtime) => {
     expect(worker.seen).toHaveLength(1)
   })
 
+  it("a CORE_FLEET that the setting in the database overrules is said to be unused", async () => {
+    const database = await anEmbedded()
+    const worker = await aWorker()
+    const first = await up(database, worker, runtime)
+    expect(first.output()).not.toContain("CORE_FLEET")
+    await first.stop()
+    const second = await aService({ ...database.env, CORE_FLEET: "http://127.0.0.1:1" }, runtime)
+    await ready(second)
+    const said = second.log.find((line) => line.message?.startsWith("CORE_FLEET is not used"))
+    expect(said).toMatchObject({ level: "warn", core_fleet: [worker.url] })
+  })
+
   it("a second process on the same DATA_DIR stops with a line that says why", async () => {
     const database = await anEmbedded()
     await aService(database.env, runtime)
