@@ -80,6 +80,8 @@ interface ClaimRow {
   readonly outbound: boolean
   /** Read as it was before another delivery changed it: by what it says, the claim would have succeeded. */
   readonly stale: boolean
+  /** Only its leave was known, it has no dispatch rule, and meanwhile its room holds somebody else. */
+  readonly room_taken: boolean
   readonly worker: string | null
   readonly worker_url: string | null
   readonly answer_status: number | null
@@ -123,6 +125,8 @@ const claimStatement = (input: ClaimInput) => {
   const takesAgain = sql<boolean>`((c.state = 'uncertain' OR (${lapsed} AND c.answer_status IS NULL))
     AND c.worker_url = ANY (${input.idempotentUrls}::text[]))`
   const takes = sql<boolean>`(${inbound} AND NOT ${left} AND (${takesFresh} OR ${takesAgain}))`
+  // Without a rule a leg keeps its room only once it was claimed as an inbound call.
+  const mayHold = sql<boolean>`(${ruleId !== ""}::boolean OR coalesce(c.direction = 'inbound', false))`
   const begins = sql<boolean>`(${inbound} AND NOT ${left} AND c.state = 'none')`
   const when = <A>(condition: RawBuilder<boolean>, then: RawBuilder<A>, otherwise: RawBuilder<A>) =>
     sql<A>`CASE WHEN ${condition} THEN ${then} ELSE ${otherwise} END`
@@ -180,9 +184,10 @@ const claimStatement = (input: ClaimInput) => {
       INSERT INTO dispatch_attempts (call_id, attempt, claim, worker, worker_url)
       SELECT id, attempt, ${claimId}::uuid, worker, worker_url FROM claimed WHERE won
     )
-    SELECT *, false AS stale FROM claimed
+    SELECT *, false AS stale, false AS room_taken FROM claimed
     UNION ALL
-    SELECT ${columns}, ${takes} AS stale FROM calls c WHERE c.call_key = ${key}::text AND NOT EXISTS (SELECT 1 FROM claimed)
+    SELECT ${columns}, ${takes} AND ${mayHold} AS stale, ${takes} AND NOT ${mayHold} AS room_taken FROM calls c
+    WHERE c.call_key = ${key}::text AND NOT EXISTS (SELECT 1 FROM claimed)
   `.compile(query)
 }
 
@@ -349,8 +354,7 @@ export class Ledger extends Context.Service<
               .selectFrom("calls")
               .select(["id", "attempts"])
               .where((is) => ("id" in row ? is("id", "=", row.id) : is("call_key", "=", row.call_key)))
-              .where("claim", "=", claimId)
-              .where("state", "=", "handing"),
+              .where("claim", "=", claimId),
           )
           if (rows[0] === undefined) return false
           const held = makeLease(rows[0].id, claimId, rows[0].attempts, 0)
@@ -377,6 +381,7 @@ export class Ledger extends Context.Service<
           )
           const row = rows[0]
           met = row?.stale === true
+          if (row?.room_taken === true) break
           if (row === undefined || row.stale) continue
           if (!row.won) return toKnown(row)
           const held = makeLease(row.id, claimId, row.attempt, askedAt)

@@ -1,17 +1,19 @@
 // The ledger where the database did what it was asked, and its answer was lost.
 
 import { Effect, Layer, ManagedRuntime } from "effect"
+import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { query } from "../../src/database/schema.ts"
+import type { Call } from "../../src/dispatch/call.ts"
 import { Ledger } from "../../src/dispatch/ledger.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
 import { databaseLayer } from "../support/engines.ts"
 import { eventually } from "../support/waiting.ts"
 
-let loseNextAnswer = false
+let answersToLose = 0 // Infinity: every one, until it is set back
 
 const losing = Layer.effect(
   Database,
@@ -20,8 +22,8 @@ const losing = Layer.effect(
       ...database,
       run: (statement) =>
         Effect.flatMap(database.run(statement), (rows) => {
-          if (!loseNextAnswer) return Effect.succeed(rows)
-          loseNextAnswer = false
+          if (answersToLose === 0) return Effect.succeed(rows)
+          answersToLose--
           return Effect.fail(new DatabaseUnavailable({ cause: "the connection broke" }))
         }),
     }),
@@ -52,11 +54,51 @@ describe.each(databaseKinds)("on %s", (kind) => {
     })
 
   it("a claim whose answer was lost is given back, and the next delivery hands the call over", async () => {
-    loseNextAnswer = true
+    answersToLose = 1
     const lost = await runtime.runPromise(Effect.flip(claim("SCL_lost")))
     expect(lost._tag).toBe("DatabaseUnavailable")
     await waiting("SCL_lost")
     expect((await runtime.runPromise(claim("SCL_lost")))._tag).toBe("Fresh")
+  })
+
+  it("also where another replica has meanwhile found its lease lapsed", async () => {
+    answersToLose = Number.POSITIVE_INFINITY
+    await runtime.runPromise(Effect.flip(claim("SCL_lapsed")))
+    const inOther = Effect.gen(function* () {
+      const { run } = yield* Database
+      yield* run(
+        sql`UPDATE calls SET lease_until = clock_timestamp() WHERE call_key = 'SCL_lapsed'`.compile(query),
+      )
+      return yield* Effect.provide(claim("SCL_lapsed"), Layer.fresh(Ledger.layer))
+    })
+    expect((await runtime.runPromise(inOther))._tag).toBe("StillUncertain")
+    answersToLose = 0
+    await waiting("SCL_lapsed")
+    expect((await runtime.runPromise(claim("SCL_lapsed")))._tag).toBe("Fresh")
+  })
+
+  it("a leg without a dispatch rule whose leave came first is no call where its room is taken", async () => {
+    const inRoom = (id: string, joinedAtMs: number, rule: string): Call => {
+      const call = makeCall(id, joinedAtMs)
+      const room = { sid: "RM_shared", name: "call-shared", creationTimeMs: 0 }
+      const attributes = new Map([
+        ["sip.callID", id],
+        ["sip.ruleID", rule],
+      ])
+      const participant = { ...call.leg.participant, attributes }
+      return { ...call, leg: { event: { ...call.leg.event, room, participant }, participant } }
+    }
+    const play = Effect.gen(function* () {
+      const ledger = yield* Ledger
+      const give = (call: Call) =>
+        ledger.claim({ call, worker: worker("a"), idempotentUrls: [], explanation: {} })
+      yield* ledger.recordLeave(inRoom("SCL_ruleless", 1_000, "").leg)
+      const first = yield* give(inRoom("SCL_holder", 1_000, "SDR_1"))
+      const left = yield* give(inRoom("SCL_ruleless", 1_000, ""))
+      const rejoined = yield* give(inRoom("SCL_ruleless", 2_000, ""))
+      return [first._tag, left._tag, rejoined._tag]
+    })
+    expect(await runtime.runPromise(play)).toEqual(["Fresh", "CallerLeft", "NotACall"])
   })
 
   it("of deliveries that meet on a waiting call one hands it over, the others are told it is in flight", async () => {
@@ -74,7 +116,7 @@ describe.each(databaseKinds)("on %s", (kind) => {
   it("so is a change of worker", async () => {
     const fresh = await runtime.runPromise(claim("SCL_moved"))
     if (fresh._tag !== "Fresh") throw new Error(fresh._tag)
-    loseNextAnswer = true
+    answersToLose = 1
     const moving = Effect.flatMap(Ledger, (ledger) => ledger.moveOn(fresh, "refused", worker("b")))
     expect((await runtime.runPromise(Effect.flip(moving)))._tag).toBe("DatabaseUnavailable")
     await waiting("SCL_moved")
