@@ -1,5 +1,6 @@
 // Every setting of the service: its name, its default, what it means and what counts as a mistake.
 
+import { randomBytes } from "node:crypto"
 import { readFileSync } from "node:fs"
 import {
   Config,
@@ -13,12 +14,20 @@ import {
   Redacted,
   Result,
 } from "effect"
+import ipaddr from "ipaddr.js"
+import { type CountryCode, isSupportedCountry } from "libphonenumber-js/min"
 
 /** One LiveKit API key with its secret; the key is the `iss` of a webhook's token. */
 export interface ApiKey {
   readonly key: string
   readonly secret: Redacted.Redacted
 }
+
+/** A network, as address and length of its prefix in bits. */
+export type Network = readonly [address: ipaddr.IPv4 | ipaddr.IPv6, prefix: number]
+
+/** Who answers a number: a worker of the fleet, or an agent of LiveKit's. */
+export type InboundTarget = "fleet" | "agent"
 
 /** What the service runs with, validated: every field is usable as it stands. */
 export interface SettingsShape {
@@ -30,10 +39,29 @@ export interface SettingsShape {
     | { readonly kind: "postgres"; readonly url: Redacted.Redacted }
     | { readonly kind: "embedded"; readonly dataDir: string }
   readonly apiKeys: ReadonlyArray<ApiKey>
+  /** LiveKit's API, as an http(s) or ws(s) URL. */
+  readonly livekitUrl: Option.Option<string>
   readonly coreSecret: Redacted.Redacted
   readonly coreFleet: Option.Option<string>
   readonly outboundTrunks: ReadonlySet<string>
   readonly requireDispatchRule: boolean
+  readonly inboundTarget: InboundTarget
+  readonly defaultAgent: string
+  readonly fallbackAgent: Option.Option<string>
+  /** For numbers without a country code. */
+  readonly defaultRegion: CountryCode
+  /** Whoever may sign `sip-inbound`: any of these. */
+  readonly webhookSecrets: ReadonlyArray<Redacted.Redacted>
+  readonly sipInboundUnsigned: boolean
+  readonly adminToken: Option.Option<Redacted.Redacted>
+  /** True where nobody gave an admin token and one was made up (development only). */
+  readonly adminTokenMadeUp: boolean
+  /** Who may call the webhook URLs; everybody where it is empty. */
+  readonly allowedSources: ReadonlyArray<Network>
+  /** Whose `X-Forwarded-For` is believed. */
+  readonly trustedProxies: ReadonlyArray<Network>
+  /** Requests per minute and source that are not validly signed. */
+  readonly rateLimitPerMinute: number
   /** True where a secret that anybody can read in the documentation is in use (development only). */
   readonly developmentDefaults: boolean
 }
@@ -104,6 +132,18 @@ const keyPairs = (raw: string): ReadonlyArray<ApiKey> | undefined => {
   })
   return pairs.every(({ key, secret }) => key !== "" && Redacted.value(secret) !== "") ? pairs : undefined
 }
+
+const networks = (raw: string): ReadonlyArray<Network> | undefined => {
+  const items = list(raw).map((item) =>
+    item.includes("/") || !ipaddr.isValid(item) ? item : `${item}/${item.includes(":") ? 128 : 32}`,
+  )
+  return items.every((item) => ipaddr.isValidCIDR(item))
+    ? items.map((item) => ipaddr.parseCIDR(item))
+    : undefined
+}
+
+const liveKitUrl = (raw: string) =>
+  URL.canParse(raw) && /^(?:wss?|https?):$/.test(new URL(raw).protocol) ? Option.some(raw) : undefined
 
 const text = (raw: string) => raw
 const optionalText = (raw: string) => Option.some(raw)
@@ -184,6 +224,77 @@ const settings = {
     read: flag,
     fallback: false,
   },
+  livekitUrl: {
+    name: "LIVEKIT_URL",
+    expects: "a URL like wss://project.livekit.cloud",
+    read: liveKitUrl,
+    fallback: Option.none<string>(),
+  },
+  inboundTarget: {
+    name: "INBOUND_TARGET",
+    expects: "fleet or agent",
+    read: (raw): InboundTarget | undefined => (raw === "fleet" || raw === "agent" ? raw : undefined),
+    fallback: "fleet" as InboundTarget,
+  },
+  defaultAgent: {
+    name: "DEFAULT_AGENT",
+    expects: "an agent's name",
+    read: text,
+    fallback: "telephony-agent",
+  },
+  fallbackAgent: {
+    name: "FALLBACK_AGENT",
+    expects: "an agent's name",
+    read: optionalText,
+    fallback: Option.none<string>(),
+  },
+  defaultRegion: {
+    name: "DEFAULT_REGION",
+    expects: "a country of two letters, like US",
+    read: (raw): CountryCode | undefined => {
+      const region = raw.toUpperCase()
+      return isSupportedCountry(region) ? region : undefined
+    },
+    fallback: "US" as CountryCode,
+  },
+  webhookSecret: {
+    name: "WEBHOOK_SECRET",
+    expects: "the secret that signs sip-inbound requests",
+    read: optionalSecret,
+    fallback: Option.none<Redacted.Redacted>(),
+    secret: true,
+  },
+  sipInboundUnsigned: {
+    name: "SIP_INBOUND_UNSIGNED",
+    expects: "true or false",
+    read: flag,
+    fallback: false,
+  },
+  adminToken: {
+    name: "ADMIN_TOKEN",
+    expects: "a token for the admin API, 16 characters at least, without spaces",
+    read: (raw) => (/^[\x21-\x7e]{16,}$/.test(raw) ? Option.some(Redacted.make(raw)) : undefined),
+    fallback: Option.none<Redacted.Redacted>(),
+    secret: true,
+  },
+  allowedSources: {
+    name: "ALLOWED_SOURCES",
+    expects: "addresses or networks like 10.0.0.0/8 or 2001:db8::/32, separated by commas",
+    read: networks,
+    fallback: [] as ReadonlyArray<Network>,
+  },
+  trustedProxies: {
+    name: "TRUSTED_PROXIES",
+    expects: "addresses or networks like 10.0.0.0/8 or 2001:db8::/32, separated by commas",
+    read: networks,
+    fallback: [] as ReadonlyArray<Network>,
+  },
+  rateLimitPerMinute: {
+    name: "RATE_LIMIT_PER_MINUTE",
+    expects: "requests per minute, from 1 to 1000000",
+    read: between(1, 1_000_000),
+    fallback: 100,
+  },
 } satisfies Record<string, Setting<any>>
 
 const readSetting = Effect.fnUntraced(function* <A>(setting: Setting<A>) {
@@ -225,6 +336,17 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
   const coreFleet = yield* read(settings.coreFleet)
   const outboundTrunks = yield* read(settings.outboundTrunks)
   const requireDispatchRule = yield* read(settings.requireDispatchRule)
+  const livekitUrl = yield* read(settings.livekitUrl)
+  const inboundTarget = yield* read(settings.inboundTarget)
+  const defaultAgent = yield* read(settings.defaultAgent)
+  const fallbackAgent = yield* read(settings.fallbackAgent)
+  const defaultRegion = yield* read(settings.defaultRegion)
+  const webhookSecret = yield* read(settings.webhookSecret)
+  const sipInboundUnsigned = yield* read(settings.sipInboundUnsigned)
+  const adminToken = yield* read(settings.adminToken)
+  const allowedSources = yield* read(settings.allowedSources)
+  const trustedProxies = yield* read(settings.trustedProxies)
+  const rateLimitPerMinute = yield* read(settings.rateLimitPerMinute)
 
   const production = environment === "production"
   const badNames = new Set(lines.map((line) => line.slice(0, line.indexOf(":"))))
@@ -264,8 +386,22 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
   ) {
     lines.push("LIVEKIT_API_KEY, LIVEKIT_API_SECRET: set both or neither")
   }
+  const needsLiveKit = (name: string, used: boolean) => {
+    if (used && Option.isNone(livekitUrl) && !badNames.has("LIVEKIT_URL"))
+      lines.push(`${name}: agents are dispatched through LiveKit's API, so LIVEKIT_URL must be set, too`)
+  }
+  needsLiveKit("INBOUND_TARGET", inboundTarget === "agent")
+  needsLiveKit("FALLBACK_AGENT", Option.isSome(fallbackAgent))
   if (lines.length > 0) return yield* new BadSettings({ lines })
 
+  const apiKeys: ReadonlyArray<ApiKey> = [
+    {
+      key: Option.getOrElse(apiKey, () => developmentKey),
+      secret: Option.getOrElse(apiSecret, () => Redacted.make(developmentSecret)),
+    },
+    ...moreKeys,
+  ]
+  const adminTokenMadeUp = !production && Option.isNone(adminToken)
   return {
     port,
     host,
@@ -274,17 +410,28 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     database: Option.isSome(databaseUrl)
       ? { kind: "postgres", url: databaseUrl.value }
       : { kind: "embedded", dataDir },
-    apiKeys: [
-      {
-        key: Option.getOrElse(apiKey, () => developmentKey),
-        secret: Option.getOrElse(apiSecret, () => Redacted.make(developmentSecret)),
-      },
-      ...moreKeys,
-    ],
+    apiKeys,
+    livekitUrl,
     coreSecret: Option.getOrElse(coreSecret, () => Redacted.make(developmentCoreSecret)),
     coreFleet,
     outboundTrunks,
     requireDispatchRule,
+    inboundTarget,
+    defaultAgent,
+    fallbackAgent,
+    defaultRegion,
+    webhookSecrets: Option.match(webhookSecret, {
+      onNone: () => apiKeys.map(({ secret }) => secret),
+      onSome: (secret) => [secret],
+    }),
+    sipInboundUnsigned,
+    adminToken: adminTokenMadeUp
+      ? Option.some(Redacted.make(randomBytes(24).toString("base64url")))
+      : adminToken,
+    adminTokenMadeUp,
+    allowedSources,
+    trustedProxies,
+    rateLimitPerMinute,
     developmentDefaults: Option.isNone(apiSecret) || Option.isNone(coreSecret),
   }
 })
