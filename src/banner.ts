@@ -1,6 +1,6 @@
 // What a start says: where it listens, on which database, with which keys, and what to try next.
 
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Option, Redacted } from "effect"
 import { HttpServer } from "effect/http"
 import { Settings } from "./config.ts"
 import { Database } from "./database/database.ts"
@@ -27,6 +27,10 @@ export const banner = Layer.effectDiscard(
     if (settings.production) return
     if (settings.developmentDefaults) {
       yield* Effect.logWarning("Development secrets are in use; set NODE_ENV=production to be refused them")
+    }
+    if (settings.adminTokenMadeUp && Option.isSome(settings.adminToken)) {
+      const token = Redacted.value(settings.adminToken.value)
+      yield* Effect.logInfo(`Admin token of this start: ${token}`)
     }
     const url = `http://127.0.0.1:${port}`
     yield* Effect.logInfo(`Try next:  npm run ring -- --url ${url}`)

@@ -3,8 +3,10 @@
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cause, Effect, Exit, Layer } from "effect"
 import { banner } from "./banner.ts"
+import { CallLog } from "./calls/call-log.ts"
 import { TrunkDirectory } from "./carriers/trunk-directory.ts"
 import { environment, Settings } from "./config.ts"
+import { Backlog } from "./database/backlog.ts"
 import { Cache } from "./database/cache.ts"
 import { Database } from "./database/database.ts"
 import { InFlight } from "./dispatch/in-flight.ts"
@@ -12,17 +14,22 @@ import { Ledger } from "./dispatch/ledger.ts"
 import { Fleet } from "./fleet/fleet.ts"
 import { WorkerClient } from "./fleet/worker-client.ts"
 import { Draining } from "./http/draining.ts"
+import { RateLimit } from "./http/rate-limit.ts"
 import { serverLayer } from "./http/server.ts"
+import { LiveKit } from "./livekit/livekit.ts"
 import { loggingLayer } from "./logging.ts"
+import { Routing } from "./routing/routing.ts"
+import { Sessions } from "./sessions/sessions.ts"
 import { Keys } from "./webhook/keys.ts"
 
 const logging = Layer.unwrap(Effect.map(Settings, loggingLayer))
 
 const service = banner.pipe(
   Layer.provideMerge(serverLayer),
-  Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer)),
-  Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, TrunkDirectory.layer, Fleet.layerNoDeps)),
-  Layer.provideMerge(Layer.mergeAll(WorkerClient.layer, Cache.layer)),
+  Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer, RateLimit.layer)),
+  Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, CallLog.layer, Sessions.layer)),
+  Layer.provideMerge(Layer.mergeAll(TrunkDirectory.layer, Routing.layer, Fleet.layerNoDeps)),
+  Layer.provideMerge(Layer.mergeAll(WorkerClient.layer, LiveKit.layer, Cache.layer, Backlog.layer)),
   Layer.provideMerge(Database.layer),
   Layer.provideMerge(logging),
   Layer.provideMerge(Settings.layer),

@@ -37,6 +37,33 @@ const stages = Metric.histogram("switchhook_stage_seconds", {
   description: "Seconds spent in each stage of the pipeline.",
   boundaries: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
 })
+const endedCalls = Metric.counter("switchhook_calls_total", {
+  description:
+    "Calls that have ended, by status and by who hung up; a call that a reconnect reopens counts once.",
+  incremental: true,
+})
+const answers = Metric.histogram("switchhook_answer_seconds", {
+  description: "Seconds from the caller's join to the first answerer's, by target.",
+  boundaries: [0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 180],
+})
+const extraAnswerers = Metric.counter("switchhook_extra_answerers_total", {
+  description: "Answerers beyond the first of a call.",
+  incremental: true,
+})
+const newLeads = Metric.counter("switchhook_leads_created_total", {
+  description: "Callers who were new to their campaign.",
+  incremental: true,
+})
+const liveSessions = Metric.gauge("switchhook_sessions_live", {
+  description: "Rooms that have started and not finished, in the database that all replicas share.",
+})
+const unwritten = Metric.gauge("switchhook_backlog", {
+  description: "Writes that wait in memory for the database.",
+})
+const refused = Metric.counter("switchhook_refused_total", {
+  description: "Requests turned away before anything was read of them, by reason.",
+  incremental: true,
+})
 const workerGauges = {
   up: Metric.gauge("switchhook_worker_up", { description: "1 where the worker may take a call." }),
   load: Metric.gauge("switchhook_worker_load", { description: "Calls per place, reserved ones included." }),
@@ -67,6 +94,27 @@ export const countDispatch = (outcome: string): Effect.Effect<void> =>
 
 export const countReplay = (known: string): Effect.Effect<void> =>
   Metric.update(Metric.withAttributes(replays, { known: label(known) }), 1)
+
+/** `hungUpBy` is `caller` or `us`. */
+export const countEndedCall = (status: string, hungUpBy: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(endedCalls, { status, hung_up_by: hungUpBy }), 1)
+
+/** `target` is `fleet` or `agent`. */
+export const countAnswer = (target: string, seconds: number): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(answers, { target }), seconds)
+
+export const countExtraAnswerers = (count: number): Effect.Effect<void> =>
+  Metric.update(extraAnswerers, count)
+
+export const countNewLead: Effect.Effect<void> = Metric.update(newLeads, 1)
+
+export const showLiveSessions = (count: number): Effect.Effect<void> => Metric.update(liveSessions, count)
+
+export const showBacklog = (count: number): Effect.Effect<void> => Metric.update(unwritten, count)
+
+/** `reason` is `source` or `rate`. */
+export const countRefused = (reason: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(refused, { reason }), 1)
 
 /** Measures how long a stage takes, however it ends. */
 export const timed =

@@ -30,6 +30,11 @@ const Outcome = Schema.fromJsonString(
 )
 const decodeOutcome = Schema.decodeUnknownOption(Outcome)
 
+const Agent = Schema.fromJsonString(
+  Schema.Struct({ ok: Schema.Literal(true), agent_name: Schema.String, dispatch_id: Schema.String }),
+)
+const decodeAgent = Schema.decodeUnknownOption(Agent)
+
 const failed = (means: string, advice?: string): Explanation => ({ kind: "failed", means, advice })
 
 const look = "The service's log says more; so does /readyz."
@@ -52,6 +57,18 @@ const problems: Record<string, Explanation> = {
   "No healthy fleet": failed(
     "There are workers, but none that may take a call now: down, full or draining.",
     "The service's /readyz names the reason for each worker.",
+  ),
+  "No agent": failed(
+    "LiveKit did not dispatch the agent; nothing was sent to anybody else.",
+    "Are LIVEKIT_URL and the keys those of the LiveKit project? The log says how LiveKit answered.",
+  ),
+  "Source not allowed": failed(
+    "The service takes webhooks from certain addresses only, and this one is none of them.",
+    "See ALLOWED_SOURCES; behind a proxy, TRUSTED_PROXIES too.",
+  ),
+  "Too many requests": failed(
+    "Too many requests without a valid signature came from this address within a minute.",
+    "A validly signed one is never limited: are the keys right?",
   ),
   "Call in flight": failed("Another replica is handing this very call over; nothing was sent by this one."),
   "Database unavailable": failed(
@@ -116,6 +133,10 @@ const noted = (means: string, advice?: string): Explanation => ({ kind: "noted",
 const explainSuccess = (body: string, event: WebhookEvent | undefined, rules: LegRules): Explanation => {
   const why = whyNoWorker(event, rules)
   if (why !== undefined) return noted(`Acknowledged: no worker is asked ${why}.`)
+  const agent = Option.getOrUndefined(decodeAgent(body))
+  if (agent !== undefined) {
+    return { kind: "taken", means: `LiveKit dispatches the agent ${agent.agent_name}.`, advice: undefined }
+  }
   if (body !== '{"ok":true}') return { kind: "taken", means: "A worker took the call.", advice: undefined }
   return noted(
     "Acknowledged: the service saw no call for a worker in it, or the worker says no more than this.",

@@ -6,7 +6,7 @@ import type { DatabaseError } from "./errors.ts"
 import { query } from "./schema.ts"
 
 /** What changes together; each is a row of `cache_versions`. */
-export type Topic = "system_settings" | "carriers"
+export type Topic = "system_settings" | "carriers" | "routing"
 
 /** A value kept as it was last read. */
 export interface Followed<A> {

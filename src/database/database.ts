@@ -35,6 +35,8 @@ export class Database extends Context.Service<
     readonly run: <A>(query: Query<A>) => Effect.Effect<ReadonlyArray<A>, DatabaseError>
     /** Completes once the schema is up to date, however long the database takes to appear. */
     readonly migrated: Effect.Effect<void>
+    /** False until then. */
+    readonly reached: () => boolean
     /**
      * Why queries cannot work now, `undefined` where they can. From memory, at most a second old: anybody may
      * ask for our health, and nobody unsigned may reach the database.
@@ -53,6 +55,7 @@ export class Database extends Context.Service<
     yield* Effect.addFinalizer(() => Effect.promise(() => engine.close().catch(() => {})))
     const ready = yield* Deferred.make<void>()
     let fault: string | undefined = "The schema is not up to date yet"
+    let reached = false
 
     const failing = (error: { readonly message: string }) =>
       Effect.suspend(() => {
@@ -95,6 +98,7 @@ export class Database extends Context.Service<
 
     const begin = Effect.suspend(() => {
       fault = undefined
+      reached = true
       return Effect.andThen(Deferred.succeed(ready, undefined), Effect.forkScoped(watchForever))
     })
     // A database that is merely away comes back; a migration that it refuses at the start needs a person.
@@ -114,6 +118,7 @@ export class Database extends Context.Service<
       place: engine.place,
       run,
       migrated: Deferred.await(ready),
+      reached: () => reached,
       fault: () => fault,
       listen: (channel, onMessage, onLost) =>
         Effect.acquireRelease(

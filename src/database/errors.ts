@@ -32,9 +32,10 @@ const describe = (cause: unknown): string => {
 const codeOf = (cause: unknown) =>
   Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code) ? cause.code : ""
 
-// SQLSTATE has five characters; 08 connection, 53 resources, 57 shutdown and cancellation, 25006 read-only.
+// SQLSTATE has five characters; 08 connection, 40 rolled back (a deadlock), 53 resources, 57 shutdown and
+// cancellation, 25006 read-only.
 const isSqlState = (code: string) => /^[0-9A-Z]{5}$/.test(code)
-const isTrouble = (code: string) => /^(?:08|53|57)/.test(code) || code === "25006"
+const isTrouble = (code: string) => /^(?:08|40|53|57)/.test(code) || code === "25006"
 
 /** True where the connection or the server failed, rather than the query. */
 export const isConnectionTrouble = (cause: unknown): boolean => {

@@ -22,6 +22,20 @@ export interface Tables {
     value: Json
     updated_at: Timestamp
   }
+  readonly tenants: {
+    id: Generated<string>
+    name: string
+    default_agent: string | null
+    created_at: Timestamp
+  }
+  readonly campaigns: {
+    id: Generated<string>
+    tenant_id: string
+    name: string
+    agent_name: string | null
+    active: Generated<boolean>
+    created_at: Timestamp
+  }
   readonly carriers: {
     id: Generated<string>
     name: string
@@ -38,6 +52,17 @@ export interface Tables {
     tenant_id: string | null
     campaign_id: string | null
     target: "fleet" | "agent" | null
+    created_at: Timestamp
+  }
+  readonly leads: {
+    id: Generated<string>
+    tenant_id: string | null
+    campaign_id: string
+    number: string
+    raw_number: string
+    name: string
+    status: string
+    last_call_at: ColumnType<Date | null, Date | string | null | undefined, Date | string | null>
     created_at: Timestamp
   }
   readonly calls: {

@@ -1,9 +1,10 @@
-// Stage 10: the ledger decides. Whatever it says, no seat in the fleet is left behind.
+// Stage 11: the ledger decides. Whatever it says, no seat in the fleet is left behind.
 
 import { Effect, Option, Result } from "effect"
+import type { Call } from "../calls/call.ts"
 import type { DatabaseError } from "../database/errors.ts"
-import { Fleet, type NoFleet, type NoHealthyFleet, type Seat } from "../fleet/fleet.ts"
-import type { Call } from "./call.ts"
+import { Fleet, type NoFleet, type NoHealthyFleet } from "../fleet/fleet.ts"
+import { explain } from "./explanation.ts"
 import { type Ignored, ignore } from "./ignored.ts"
 import {
   type Fresh,
@@ -15,29 +16,32 @@ import {
   StillUncertain,
 } from "./ledger.ts"
 import { NotSent } from "./outcome.ts"
-import type { Selection } from "./select-worker.ts"
+import { type AtWorker, atWorker, type Place, release, type Selection } from "./select-taker.ts"
 
-/** The call is ours to hand over, to the worker of this seat. */
-export interface Ours<Claim extends Fresh | Resend> {
-  readonly claim: Claim
-  readonly seat: Seat
+/** The call is ours: nothing of it was ever sent, and it is to go to this place. */
+export interface Ours {
+  readonly claim: Fresh
+  readonly place: Place
+}
+
+/** The call is ours, and its idempotent worker may have it already. */
+export interface OursAgain {
+  readonly claim: Resend
+  readonly place: AtWorker
 }
 
 /** What the ledger answers in place of a hand-over. */
 export type Replay = Exclude<Known, NotACall | InFlightElsewhere>
 
-// What a row keeps of a decision stays small, however large the fleet: the candidates come first.
-const mostExplained = 50
+const releaseAll = (selection: Selection) =>
+  Result.isSuccess(selection) ? release(selection.success.place) : Effect.void
 
-const release = (selection: Selection) =>
-  Result.isSuccess(selection) ? selection.success.seat.end("never tried") : Effect.void
-
-/** Claims the call for the selected worker, or without one; fails where nothing may or can be handed over now. */
+/** Claims the call for the selected place, or for nobody; fails where nothing may or can be handed over now. */
 export const claim = Effect.fnUntraced(function* (
   call: Call,
   selection: Selection,
 ): Effect.fn.Return<
-  Ours<Fresh> | Ours<Resend> | Replay,
+  Ours | OursAgain | Replay,
   Ignored | NoFleet | NoHealthyFleet | InFlightElsewhere | DatabaseError,
   Ledger | Fleet
 > {
@@ -47,20 +51,20 @@ export const claim = Effect.fnUntraced(function* (
   const claimed = yield* ledger
     .claim({
       call,
-      worker: Result.isSuccess(selection) ? selection.success.seat : undefined,
+      taker: Result.isSuccess(selection) ? selection.success.place : undefined,
       idempotentUrls: fleet.idempotentUrls(),
-      explanation: { considered: considered.slice(0, mostExplained) },
+      explanation: explain(call.decision, considered),
     })
-    .pipe(Effect.tapCause(() => release(selection)))
+    .pipe(Effect.tapCause(() => releaseAll(selection)))
 
   if (claimed._tag === "Fresh" && Result.isSuccess(selection)) {
-    return { claim: claimed, seat: selection.success.seat }
+    return { claim: claimed, place: selection.success.place }
   }
-  yield* release(selection)
+  yield* releaseAll(selection)
   switch (claimed._tag) {
     case "Resend": {
       const seat = yield* fleet.seatOn(claimed.worker.url)
-      if (Option.isSome(seat)) return { claim: claimed, seat: seat.value }
+      if (Option.isSome(seat)) return { claim: claimed, place: atWorker(seat.value) }
       // It left the fleet between the statement and here, and nothing was sent this time.
       yield* Effect.ignore(ledger.settle(claimed.lease, new NotSent({ reason: "not connected" })))
       return new StillUncertain()
@@ -73,7 +77,7 @@ export const claim = Effect.fnUntraced(function* (
     case "Waiting":
       return yield* Result.isFailure(selection)
         ? Effect.fail(selection.failure)
-        : Effect.die(new Error("the ledger lost the worker it was given"))
+        : Effect.die(new Error("the ledger lost the taker it was given"))
     default:
       return claimed
   }

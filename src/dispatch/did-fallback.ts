@@ -1,8 +1,8 @@
 // Stage 8: a dialed number that LiveKit hides is the first DID of the carrier whose trunk the call came in on.
 
 import { Effect } from "effect"
+import type { CallAttributes } from "../calls/call.ts"
 import { TrunkDirectory } from "../carriers/trunk-directory.ts"
-import type { CallAttributes } from "./call.ts"
 
 /** Fills an empty dialed number where the trunk's carrier has a DID; the call goes on either way. */
 export const didFallback = (

@@ -1,6 +1,6 @@
 // Stage 7: who calls whom, as LiveKit says it; nothing is normalised, because the worker gets it as it came.
 
-import type { CallAttributes, LegEvent } from "./call.ts"
+import type { CallAttributes, LegEvent } from "../calls/call.ts"
 
 // LiveKit names the caller's identity `sip_` and the From user; a hidden caller's is `sip_` and 16 hex digits.
 const identityNumber = /^sip[_-](\+?\d[\d\s().-]*)$/

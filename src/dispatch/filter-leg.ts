@@ -1,8 +1,8 @@
 // Stage 6: somebody we called is SIP too, and must never be answered as if they had called us.
 
 import { Effect } from "effect"
+import type { LegEvent } from "../calls/call.ts"
 import { Settings, type SettingsShape } from "../config.ts"
-import type { LegEvent } from "./call.ts"
 import { type Ignored, ignore } from "./ignored.ts"
 
 type Rules = Pick<SettingsShape, "outboundTrunks" | "requireDispatchRule">
@@ -12,6 +12,10 @@ export const isOutbound = ({ participant }: LegEvent, rules: Rules): boolean =>
   participant.attributes.get("sip.callStatus") === "dialing" ||
   rules.outboundTrunks.has(participant.attributes.get("sip.trunkID") ?? "")
 
+/** True where `REQUIRE_DISPATCH_RULE` asks for a rule that the leg does not have. */
+export const lacksRule = ({ participant }: LegEvent, rules: Rules): boolean =>
+  rules.requireDispatchRule && (participant.attributes.get("sip.ruleID") ?? "") === ""
+
 /**
  * Lets inbound legs pass. A leg without `sip.ruleID`, which LiveKit sets on inbound legs only, passes unless
  * `REQUIRE_DISPATCH_RULE` is set; whether its room is taken is decided by the claim.
@@ -19,8 +23,5 @@ export const isOutbound = ({ participant }: LegEvent, rules: Rules): boolean =>
 export const filterLeg = (leg: LegEvent): Effect.Effect<LegEvent, Ignored, Settings> =>
   Effect.flatMap(Settings, (rules) => {
     if (isOutbound(leg, rules)) return ignore("leg", "outbound")
-    const ruleId = leg.participant.attributes.get("sip.ruleID") ?? ""
-    return rules.requireDispatchRule && ruleId === ""
-      ? ignore("leg", "no dispatch rule")
-      : Effect.succeed(leg)
+    return lacksRule(leg, rules) ? ignore("leg", "no dispatch rule") : Effect.succeed(leg)
   })

@@ -1,8 +1,8 @@
 // Stage 4: only SIP participants are calls.
 
 import { Effect } from "effect"
+import type { LegEvent } from "../calls/call.ts"
 import type { EventParticipant } from "../webhook/event.ts"
-import type { LegEvent } from "./call.ts"
 import { type Ignored, ignore } from "./ignored.ts"
 
 export const isSip = (participant: EventParticipant): boolean => participant.kind === "SIP"

@@ -1,8 +1,8 @@
 // Stage 5: only rooms that our dispatch rules make. The prefix is theirs.
 
 import { Effect } from "effect"
+import type { LegEvent } from "../calls/call.ts"
 import type { WebhookEvent } from "../webhook/event.ts"
-import type { LegEvent } from "./call.ts"
 import { type Ignored, ignore } from "./ignored.ts"
 
 const roomPrefix = "call-"

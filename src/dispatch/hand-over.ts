@@ -1,37 +1,47 @@
 // From selection to the stored outcome: the part that, once begun, runs to its end whoever waits for it.
 
 import { Data, Effect, Exit, Fiber, Schedule } from "effect"
+import type { Call } from "../calls/call.ts"
+import { CallLog } from "../calls/call-log.ts"
+import type { Settings } from "../config.ts"
+import { Backlog } from "../database/backlog.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import type { Considered, Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.ts"
 import type { WorkerAnswer, WorkerClient } from "../fleet/worker-client.ts"
+import type { LiveKit } from "../livekit/livekit.ts"
 import { maskName, maskNumber } from "../masking.ts"
 import { countDispatch, timed } from "../metrics.ts"
-import type { Call } from "./call.ts"
+import type { Decision } from "../routing/decision.ts"
+import { callerGone } from "./agent-dispatch.ts"
+import { type Ended, makeAttempts } from "./attempts.ts"
 import { claim, type Replay } from "./claim.ts"
 import type { Ignored } from "./ignored.ts"
 import { InFlight, type Reply } from "./in-flight.ts"
-import { type InFlightElsewhere, type Lease, Ledger } from "./ledger.ts"
+import { CallerLeft, type InFlightElsewhere, type Lease, Ledger } from "./ledger.ts"
 import { isRedirect, type Outcome } from "./outcome.ts"
-import { type Relayed, relay } from "./relay.ts"
-import { selectWorker } from "./select-worker.ts"
+import { selectTaker } from "./select-taker.ts"
 
-/** A worker has answered; its status and body go back as they came. */
+/** A worker has answered, and its status and body go back as they came; or LiveKit dispatches an agent. */
 export class HandedOver extends Data.TaggedClass("HandedOver")<{ readonly answer: WorkerAnswer }> {}
 
-/** No worker has answered, or only with a redirect. */
+/** No worker has answered, or only with a redirect; or nobody knows whether an agent comes. */
 export class DispatchFailed extends Data.TaggedClass("DispatchFailed")<{
   readonly outcome: Outcome["_tag"]
 }> {}
+
+/** LiveKit does not dispatch the agent. */
+export class NoAgent extends Data.TaggedClass("NoAgent")<{ readonly why: string }> {}
 
 export type HandOverError =
   | Ignored
   | NoFleet
   | NoHealthyFleet
+  | NoAgent
   | InFlightElsewhere
   | DispatchFailed
   | DatabaseError
 
-type Needs = Ledger | Fleet | WorkerClient | InFlight
+export type HandOverNeeds = Ledger | Fleet | WorkerClient | LiveKit | InFlight | Settings | CallLog | Backlog
 
 // The answer must not wait for a database that hangs: what it has not stored by then is stored later.
 const storeWithin = "1 second"
@@ -53,27 +63,45 @@ const store = (lease: Lease, outcome: Outcome) =>
     timed("store"),
   )
 
-const tell = ({ outcome, worker }: Relayed) => {
+const tell = ({ outcome, taker }: Ended) => {
+  const who = { [taker.kind === "fleet" ? "worker" : "agent"]: taker.name }
   switch (outcome._tag) {
     case "Accepted":
-      return Effect.logInfo("Dispatched", { worker, status: outcome.answer.status })
+      return Effect.logInfo("Dispatched", { ...who, status: outcome.answer.status })
     case "Rejected":
       return Effect.logWarning("Dispatch failed", {
-        worker,
+        ...who,
         outcome: "rejected",
         status: outcome.answer.status,
       })
     case "NotSent":
-      return Effect.logWarning("Dispatch failed", { worker, outcome: "not sent", why: outcome.reason })
+      return Effect.logWarning("Dispatch failed", { ...who, outcome: "not sent", why: outcome.reason })
     case "Ambiguous":
-      return Effect.logWarning("Dispatch failed", { worker, outcome: "ambiguous", why: outcome.reason })
+      return Effect.logWarning("Dispatch failed", { ...who, outcome: "ambiguous", why: outcome.reason })
   }
 }
 
-const toExit = ({ outcome }: Relayed): Exit.Exit<HandedOver, DispatchFailed> =>
-  "answer" in outcome && !isRedirect(outcome.answer)
-    ? Exit.succeed(new HandedOver({ answer: outcome.answer }))
-    : Exit.fail(new DispatchFailed({ outcome: outcome._tag }))
+const toExit = ({ outcome, taker }: Ended): Exit.Exit<HandedOver | CallerLeft, DispatchFailed | NoAgent> => {
+  if ("answer" in outcome && !isRedirect(outcome.answer)) {
+    return Exit.succeed(new HandedOver({ answer: outcome.answer }))
+  }
+  if (outcome._tag === "NotSent" && taker.kind === "agent") {
+    return outcome.reason === callerGone
+      ? Exit.succeed(new CallerLeft())
+      : Exit.fail(new NoAgent({ why: outcome.reason }))
+  }
+  return Exit.fail(new DispatchFailed({ outcome: outcome._tag }))
+}
+
+// LiveKit has said that the caller is gone; its own webhook, which knows when, waits behind this one.
+const recordGone = Effect.fnUntraced(function* (call: Call) {
+  const log = yield* CallLog
+  const backlog = yield* Backlog
+  const event = { ...call.leg.event, createdAtMs: Date.now() }
+  const leg = { event, participant: { ...call.leg.participant, attributes: new Map() } }
+  const gone = log.recordLeave({ ...call, leg }, { aborted: false })
+  yield* Effect.ignore(backlog.write("caller gone", gone))
+})
 
 const tellReceived = (call: Call) =>
   Effect.logInfo("Inbound call received", {
@@ -82,16 +110,36 @@ const tellReceived = (call: Call) =>
     room: maskName(call.leg.event.room.name),
   })
 
+const sources = {
+  campaign: "Using campaign agent",
+  tenant: "Using tenant agent",
+  default: "Using default agent",
+} as const
+
+/** What the number has decided. */
+export const tellRoute = Effect.fnUntraced(function* (decision: Decision) {
+  const { agent, campaignId, didId, error, target, tenantId } = decision
+  if (didId !== undefined)
+    yield* Effect.logInfo("Phone number found", { did: didId, tenant: tenantId, target })
+  if (error !== undefined)
+    yield* Effect.logWarning(error, { dialed: maskNumber(decision.attributes.phone_number) })
+  if (target === "agent")
+    yield* Effect.logInfo(sources[agent.why], { agent: agent.name, campaign: campaignId })
+})
+
 const skipped = (considered: ReadonlyArray<Considered>) =>
   considered.map(({ why, worker }) => `${worker}: ${why}`).join("; ")
 
 const tellFailed = (call: Call, why: object) =>
-  Effect.andThen(tellReceived(call), Effect.logWarning("Dispatch failed", why))
+  tellReceived(call).pipe(
+    Effect.andThen(tellRoute(call.decision)),
+    Effect.andThen(Effect.logWarning("Dispatch failed", why)),
+  )
 
 /** Why nobody was asked. */
 const tellRefused =
   (call: Call) =>
-  (error: Exclude<HandOverError, DispatchFailed>): Effect.Effect<void> => {
+  (error: Exclude<HandOverError, DispatchFailed | NoAgent>): Effect.Effect<void> => {
     switch (error._tag) {
       case "NoFleet":
         return tellFailed(call, { why: "No fleet" })
@@ -110,20 +158,23 @@ const tellRefused =
 const run = (call: Call) =>
   Effect.fnUntraced(function* (
     reply: Reply<HandedOver | Replay, HandOverError>,
-  ): Effect.fn.Return<void, HandOverError, Needs> {
-    const selection = yield* timed("select")(selectWorker)
+  ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
+    const selection = yield* timed("select")(selectTaker(call.decision))
     const ours = yield* timed("claim")(claim(call, selection)).pipe(Effect.tapError(tellRefused(call)))
     if (!("claim" in ours)) {
       yield* Effect.logInfo("Delivered again", { known: ours._tag })
       return yield* reply(Exit.succeed(ours))
     }
     yield* tellReceived(call)
-    const relayed = yield* timed("relay")(relay(call, ours))
-    yield* tell(relayed)
-    yield* countDispatch(relayed.outcome._tag)
-    const storing = yield* Effect.forkChild(store(relayed.lease, relayed.outcome))
+    yield* tellRoute(call.decision)
+    const ended = yield* timed("relay")(makeAttempts(call, ours))
+    yield* tell(ended)
+    yield* countDispatch(ended.outcome._tag)
+    const storing = yield* Effect.forkChild(store(ended.lease, ended.outcome))
     yield* Effect.timeoutOption(Fiber.join(storing), storeWithin)
-    yield* reply(toExit(relayed))
+    const exit = toExit(ended)
+    if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)
+    yield* reply(exit)
     yield* Fiber.join(storing)
   })
 
@@ -133,5 +184,8 @@ const run = (call: Call) =>
  */
 export const handOver = (
   call: Call,
-): Effect.Effect<{ readonly value: HandedOver | Replay; readonly shared: boolean }, HandOverError, Needs> =>
-  Effect.flatMap(InFlight, (inFlight) => inFlight.share(call.key, run(call)))
+): Effect.Effect<
+  { readonly value: HandedOver | Replay; readonly shared: boolean },
+  HandOverError,
+  HandOverNeeds
+> => Effect.flatMap(InFlight, (inFlight) => inFlight.share(call.key, run(call)))

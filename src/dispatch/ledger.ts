@@ -3,19 +3,33 @@
 import { hostname } from "node:os"
 import { Context, Data, Effect, Layer, Schedule } from "effect"
 import { type RawBuilder, sql } from "kysely"
+import { type Call, indexed, roomKey } from "../calls/call.ts"
+import { keyOfLeg, legColumns, mergesOf, namesOf, ruleOf, valuesOf } from "../calls/call-row.ts"
+import { changeColumns, type LogChange, tellChanges } from "../calls/changes.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { type CallState, query, storable, storableJson } from "../database/schema.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
-import { type Call, callKey, type LegEvent, roomKey } from "./call.ts"
+import type { Decision } from "../routing/decision.ts"
+import { routeOf } from "./explanation.ts"
 import { NotSent, type Outcome, outcomeNames } from "./outcome.ts"
 
 /** A worker as the ledger names it. */
 export interface WorkerRef {
+  readonly kind: "fleet"
   readonly name: string
   readonly url: string
 }
+
+/** An agent as the ledger names it. */
+export interface AgentRef {
+  readonly kind: "agent"
+  readonly name: string
+}
+
+/** Whoever is to have the call. */
+export type Taker = WorkerRef | AgentRef
 
 /** The lease on one hand-over. Only whoever holds it may send, and only while it is valid. */
 export interface Lease {
@@ -28,8 +42,16 @@ export interface Lease {
   readonly renew: Effect.Effect<boolean, DatabaseError>
 }
 
-/** The call is ours, nothing of it was ever sent, and the row names the worker. */
-export class Fresh extends Data.TaggedClass("Fresh")<{ readonly lease: Lease }> {}
+/**
+ * The call is ours, nothing of it was ever sent, and the row names who is to have it.
+ * `known`: a claim was tried before this one, so the caller may have gone meanwhile. Participants who joined
+ * before `ghostsBeforeMs` (milliseconds since 1970) are those of a LiveKit that has crashed.
+ */
+export class Fresh extends Data.TaggedClass("Fresh")<{
+  readonly lease: Lease
+  readonly known: boolean
+  readonly ghostsBeforeMs: number | undefined
+}> {}
 
 /** The call is ours; its idempotent worker may have it, and gets the same request again, and nobody else does. */
 export class Resend extends Data.TaggedClass("Resend")<{
@@ -69,15 +91,32 @@ export type Known =
 
 export type Claimed = Fresh | Resend | Waiting | Known
 
-interface ClaimRow {
+/** This agent is to have the call; `now` where that was decided by this very question. */
+export class GivenTo extends Data.TaggedClass("GivenTo")<{
+  readonly agent: string
+  /** The JSON text that was stored with the agent. */
+  readonly metadata: string | null
+  readonly now: boolean
+}> {}
+
+/** Somebody else has the call, or may have it. */
+export class TakenAlready extends Data.TaggedClass("TakenAlready")<{}> {}
+
+/** What whoever asks for an agent is told. */
+export type Asked = GivenTo | TakenAlready | CallerLeft
+
+interface ClaimRow extends LogChange {
   readonly id: string
   readonly state: CallState
   readonly won: boolean
-  readonly attempt: number
+  readonly attempts: number
   readonly resend: boolean
   readonly lease_valid: boolean
   readonly left: boolean
-  readonly outbound: boolean
+  readonly known: boolean
+  readonly ghosts_before_ms: string | number | null
+  /** False where nothing was written. */
+  readonly moved: boolean
   /** Read as it was before another delivery changed it: by what it says, the claim would have succeeded. */
   readonly stale: boolean
   /** Only its leave was known, it has no dispatch rule, and meanwhile its room holds somebody else. */
@@ -99,61 +138,70 @@ interface ClaimInput {
   readonly call: Call
   readonly rowId: string
   readonly claimId: string
-  readonly worker: WorkerRef | undefined
+  readonly taker: Taker | undefined
   readonly idempotentUrls: ReadonlyArray<string>
   readonly explanation: unknown
 }
 
+const when = <A>(condition: RawBuilder<boolean>, then: RawBuilder<A>, otherwise: RawBuilder<A>) =>
+  sql<A>`CASE WHEN ${condition} THEN ${then} ELSE ${otherwise} END`
+
+const urlOf = (taker: Taker | undefined) =>
+  sql<string | null>`${taker?.kind === "fleet" ? taker.url : null}::text`
+const workerOf = (taker: Taker | undefined) =>
+  sql<string | null>`${taker?.kind === "fleet" ? taker.name : null}::text`
+const agentOf = (taker: Taker | undefined) =>
+  sql<string | null>`${taker?.kind === "agent" ? storable(taker.name) : null}::text`
+
 // One statement. Everything that decides is read from the row itself (`c`), which PostgreSQL locks and reads
 // anew where two deliveries meet, so that the second sees what the first has stored.
 const claimStatement = (input: ClaimInput) => {
-  const { call, claimId, worker } = input
+  const { call, claimId, taker } = input
   const { event, participant } = call.leg
-  const { key } = call
+  const columns = legColumns(call, "inbound")
   const room = roomKey(event)
   const joined = sql<number>`${participant.joinedAtMs}::bigint`
-  const workerUrl = sql<string | null>`${worker?.url ?? null}::text`
-  const workerName = sql<string | null>`${worker?.name ?? null}::text`
-  const ruleId = participant.attributes.get("sip.ruleID") ?? ""
-  const text = (value: string) => sql<string>`${storable(value)}::text`
+  const target = taker?.kind ?? call.decision.target
+  const hasRule = sql<boolean>`${ruleOf(call) !== ""}::boolean`
 
   const left = sql<boolean>`coalesce(c.caller_left_ms >= ${joined}, false)`
   const lapsed = sql<boolean>`(c.state = 'handing' AND c.lease_until <= clock_timestamp())`
   const inbound = sql<boolean>`c.direction IS DISTINCT FROM 'outbound'`
   const untouched = sql<boolean>`c.state IN ('none', 'waiting')`
-  const takesFresh = sql<boolean>`(${untouched} AND ${workerUrl} IS NOT NULL)`
+  const takesFresh = sql<boolean>`(${untouched} AND ${taker !== undefined}::boolean)`
   const takesAgain = sql<boolean>`((c.state = 'uncertain' OR (${lapsed} AND c.answer_status IS NULL))
-    AND c.worker_url = ANY (${input.idempotentUrls}::text[]))`
+    AND coalesce(c.worker_url = ANY (${input.idempotentUrls}::text[]), false))`
   const takes = sql<boolean>`(${inbound} AND NOT ${left} AND (${takesFresh} OR ${takesAgain}))`
+  const takesNew = sql<boolean>`(${takes} AND ${untouched})`
   // Without a rule a leg keeps its room only once it was claimed as an inbound call.
-  const mayHold = sql<boolean>`(${ruleId !== ""}::boolean OR coalesce(c.direction = 'inbound', false))`
+  const mayHold = sql<boolean>`(${hasRule} OR coalesce(c.direction = 'inbound', false))`
   const begins = sql<boolean>`(${inbound} AND NOT ${left} AND c.state = 'none')`
-  const when = <A>(condition: RawBuilder<boolean>, then: RawBuilder<A>, otherwise: RawBuilder<A>) =>
-    sql<A>`CASE WHEN ${condition} THEN ${then} ELSE ${otherwise} END`
 
-  const columns = sql`c.id, c.state, c.claim = ${claimId}::uuid AND c.state = 'handing' AS won, c.attempts AS attempt,
+  const verdict = sql`c.id, c.state, c.claim = ${claimId}::uuid AND c.state = 'handing' AS won, c.attempts,
     c.attempts - 1 > c.unsent AS resend, coalesce(c.lease_until > clock_timestamp(), false) AS lease_valid,
-    ${left} AS "left", c.direction = 'outbound' AS outbound, c.worker, c.worker_url,
-    c.answer_status, c.answer_type, c.answer_body`
+    ${left} AS "left", c.worker, c.worker_url, c.answer_status, c.answer_type, c.answer_body,
+    before.claimed_at IS NOT NULL AS known,
+    (SELECT CASE WHEN s.restarted_at_ms > s.started_at_ms THEN s.restarted_at_ms - 2000 END
+      FROM sessions s WHERE s.room_key = ${room}::text) AS ghosts_before_ms,
+    ${changeColumns("before", "c")}`
 
   return sql<ClaimRow>`
-    WITH claimed AS (
+    WITH who AS MATERIALIZED (SELECT ${keyOfLeg(call)} AS key),
+    before AS (SELECT b.* FROM calls b, who WHERE b.call_key = who.key),
+    claimed AS (
       INSERT INTO calls AS c (
-        id, call_key, state, claim, owner, lease_until, attempts, worker, worker_url, caller_joined_ms, direction,
-        caller, dialed, trunk_id, rule_id, sip_call_id, sip_call_id_full, participant_identity,
-        room_key, room_name, room_sid, target, explanation, claimed_at
+        id, call_key, state, claim, owner, lease_until, attempts, worker, worker_url, agent_name, metadata, target,
+        explanation, claimed_at, ${namesOf(columns)}
       )
       SELECT
-        ${input.rowId}::uuid, ${key}::text, CASE WHEN ${workerUrl} IS NULL THEN 'waiting' ELSE 'handing' END,
-        ${claimId}::uuid, ${replica}::text, ${lease}, CASE WHEN ${workerUrl} IS NULL THEN 0 ELSE 1 END,
-        ${workerName}, ${workerUrl}, ${joined}, 'inbound',
-        ${text(call.callerNumber)}, ${text(call.dialedNumber)}, ${text(call.trunkId)}, ${text(ruleId)},
-        ${text(call.callId)}, ${text(participant.attributes.get("sip.callIDFull") ?? "")},
-        ${text(participant.identity)}, ${room}::text, ${text(event.room.name)}, ${text(event.room.sid)}, 'fleet',
-        ${storableJson(input.explanation)}::jsonb, clock_timestamp()
-      WHERE ${ruleId !== ""}::boolean
-        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room}::text AND o.call_key <> ${key}::text)
-        OR EXISTS (SELECT 1 FROM calls o WHERE o.call_key = ${key}::text AND o.direction = 'inbound')
+        ${input.rowId}::uuid, who.key, ${taker === undefined ? "waiting" : "handing"}::text,
+        ${claimId}::uuid, ${replica}::text, ${lease}, ${taker === undefined ? 0 : 1}::integer,
+        ${workerOf(taker)}, ${urlOf(taker)}, ${agentOf(taker)}, ${call.decision.metadata}::text, ${target}::text,
+        ${storableJson(input.explanation)}::jsonb, clock_timestamp(), ${valuesOf(columns)}
+      FROM who
+      WHERE ${hasRule}
+        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room}::text AND o.call_key <> who.key)
+        OR EXISTS (SELECT 1 FROM calls o WHERE o.call_key = who.key AND o.direction = 'inbound')
       ON CONFLICT (call_key) DO UPDATE SET
         state = CASE
           WHEN ${takes} THEN 'handing'
@@ -164,54 +212,96 @@ const claimStatement = (input: ClaimInput) => {
         owner = ${when(takes, sql`excluded.owner`, sql`c.owner`)},
         lease_until = ${when(takes, sql`excluded.lease_until`, sql`c.lease_until`)},
         attempts = c.attempts + ${when(takes, sql`1`, sql`0`)},
-        worker = CASE WHEN ${takes} AND ${untouched} THEN excluded.worker ELSE c.worker END,
-        worker_url = CASE WHEN ${takes} AND ${untouched} THEN excluded.worker_url ELSE c.worker_url END,
+        worker = ${when(takesNew, sql`excluded.worker`, sql`c.worker`)},
+        worker_url = ${when(takesNew, sql`excluded.worker_url`, sql`c.worker_url`)},
+        agent_name = ${when(takesNew, sql`excluded.agent_name`, sql`c.agent_name`)},
+        target = ${when(takesNew, sql`excluded.target`, sql`coalesce(c.target, excluded.target)`)},
+        metadata = coalesce(c.metadata, excluded.metadata),
         explanation = ${when(takes, sql`excluded.explanation`, sql`coalesce(c.explanation, excluded.explanation)`)},
-        caller_joined_ms = greatest(c.caller_joined_ms, excluded.caller_joined_ms),
-        direction = coalesce(c.direction, excluded.direction),
-        caller = coalesce(c.caller, excluded.caller),
-        dialed = coalesce(c.dialed, excluded.dialed),
-        trunk_id = coalesce(c.trunk_id, excluded.trunk_id),
-        rule_id = coalesce(c.rule_id, excluded.rule_id),
-        sip_call_id = coalesce(c.sip_call_id, excluded.sip_call_id),
-        sip_call_id_full = coalesce(c.sip_call_id_full, excluded.sip_call_id_full),
-        participant_identity = coalesce(c.participant_identity, excluded.participant_identity),
-        target = coalesce(c.target, excluded.target),
-        claimed_at = ${when(takes, sql`excluded.claimed_at`, sql`coalesce(c.claimed_at, excluded.claimed_at)`)}
-      WHERE ${takes} OR ${lapsed} OR ${begins} OR c.caller_joined_ms IS NULL OR c.caller_joined_ms < ${joined}
-      RETURNING ${columns}
+        claimed_at = ${when(takes, sql`excluded.claimed_at`, sql`coalesce(c.claimed_at, excluded.claimed_at)`)},
+        ${mergesOf(columns)}
+      WHERE ${takes} OR ${lapsed} OR ${begins} OR c.direction IS NULL
+        OR c.caller_joined_ms IS NULL OR c.caller_joined_ms < ${joined}
+        OR (c.room_sid IS DISTINCT FROM excluded.room_sid AND coalesce(c.room_sid, '') = '')
+      RETURNING c.*
     ), attempt AS (
-      INSERT INTO dispatch_attempts (call_id, attempt, claim, worker, worker_url)
-      SELECT id, attempt, ${claimId}::uuid, worker, worker_url FROM claimed WHERE won
+      INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
+      SELECT id, attempts, ${claimId}::uuid, target, coalesce(worker, agent_name), worker_url FROM claimed
+      WHERE claim = ${claimId}::uuid AND state = 'handing'
     )
-    SELECT *, false AS stale, false AS room_taken FROM claimed
+    SELECT ${verdict}, true AS moved, false AS stale, false AS room_taken
+    FROM claimed c LEFT JOIN before ON true
     UNION ALL
-    SELECT ${columns}, ${takes} AND ${mayHold} AS stale, ${takes} AND NOT ${mayHold} AS room_taken FROM calls c
-    WHERE c.call_key = ${key}::text AND NOT EXISTS (SELECT 1 FROM claimed)
+    SELECT ${verdict}, false AS moved, ${takes} AND ${mayHold} AS stale, ${takes} AND NOT ${mayHold} AS room_taken
+    FROM who JOIN calls c ON c.call_key = who.key LEFT JOIN before ON true
+    WHERE NOT EXISTS (SELECT 1 FROM claimed)
   `.compile(query)
 }
 
-const leaveStatement = (leg: LegEvent, rowId: string) => {
-  const { event, participant } = leg
-  const joined = sql<number>`${participant.joinedAtMs}::bigint`
-  return sql`
-    INSERT INTO calls AS c (id, call_key, state, caller_left_ms, room_key, room_name, room_sid)
-    VALUES (${rowId}::uuid, ${callKey(leg)}::text, 'none', ${joined}, ${roomKey(event)}::text,
-      ${storable(event.room.name)}::text, ${storable(event.room.sid)}::text)
-    ON CONFLICT (call_key) DO UPDATE SET caller_left_ms = excluded.caller_left_ms
-    WHERE c.caller_left_ms IS NULL OR c.caller_left_ms < excluded.caller_left_ms
-  `.compile(query)
+/** What somebody asks who will dispatch the agent that we name. */
+export interface Ask {
+  /** Their id of the call, as it is looked up. */
+  readonly key: string
+  readonly askedId: string
+  readonly roomName: string
+  readonly meeting: string
+  readonly from: string
+  readonly to: string
+  readonly trunkId: string
+  readonly decision: Decision
 }
 
-const outboundStatement = (leg: LegEvent, rowId: string) => {
-  const { event, participant } = leg
-  return sql`
-    INSERT INTO calls AS c (id, call_key, state, direction, sip_call_id, participant_identity,
-      room_key, room_name, room_sid)
-    VALUES (${rowId}::uuid, ${callKey(leg)}::text, 'none', 'outbound',
-      ${storable(participant.attributes.get("sip.callID") ?? "")}::text, ${storable(participant.identity)}::text,
-      ${roomKey(event)}::text, ${storable(event.room.name)}::text, ${storable(event.room.sid)}::text)
-    ON CONFLICT (call_key) DO UPDATE SET direction = 'outbound' WHERE c.direction IS NULL
+interface AskedRow extends LogChange {
+  readonly state: CallState
+  readonly agent_name: string | null
+  readonly metadata: string | null
+  readonly left: boolean
+  readonly moved: boolean
+  readonly taken_now: boolean
+}
+
+// Whoever asks has the call from now on, if nobody had it: it counts as accepted. One statement, like the claim.
+const askStatement = (ask: Ask, rowId: string, claimId: string, answer: string) => {
+  const { decision } = ask
+  const text = (value: string | undefined) => sql`${value === undefined ? null : storable(value)}::text`
+  const left = sql<boolean>`coalesce(c.caller_left_ms >= coalesce(c.caller_joined_ms, c.caller_left_ms), false)`
+  const takes = sql<boolean>`(c.state IN ('none', 'waiting') AND c.direction IS DISTINCT FROM 'outbound' AND NOT ${left})`
+  const taken = (name: string) =>
+    sql`${sql.raw(name)} = CASE WHEN ${takes} THEN ${sql.raw(`excluded.${name}`)} ELSE ${sql.raw(`c.${name}`)} END`
+  const kept = (name: string) => sql`${sql.raw(name)} = coalesce(${sql.raw(`c.${name}, excluded.${name}`)})`
+  const claimed = ["state", "claim", "owner", "target", "agent_name", "metadata", "outcome", "answer_status"]
+  const facts = ["asked_id", "direction", "caller", "caller_e164", "dialed", "dialed_e164", "trunk_id"]
+  const verdict = sql`c.state, c.agent_name, c.metadata, ${left} AS "left",
+    coalesce(c.claim = ${claimId}::uuid, false) AS taken_now, ${changeColumns("before", "c")}`
+  return sql<AskedRow>`
+    WITH who AS MATERIALIZED (
+      SELECT call_key_of(${ask.key}::text, ${[ask.key]}::text[], ${ask.meeting}::text, true) AS key
+    ),
+    before AS (SELECT b.* FROM calls b, who WHERE b.call_key = who.key),
+    asked AS (
+      INSERT INTO calls AS c (
+        id, call_key, state, claim, owner, target, agent_name, metadata, outcome, answer_status, answer_type,
+        answer_body, claimed_at, settled_at, asked_id, direction, caller, caller_e164, dialed, dialed_e164, trunk_id,
+        tenant_id, campaign_id, did_id, room_key, room_name, explanation
+      )
+      SELECT ${rowId}::uuid, who.key, 'accepted', ${claimId}::uuid, ${replica}::text, 'agent',
+        ${text(decision.agent.name)}, ${decision.metadata}::text, 'accepted', 200, 'application/json',
+        convert_to(${answer}::text, 'UTF8'), clock_timestamp(), clock_timestamp(), ${text(ask.askedId)}, 'inbound',
+        ${text(ask.from)}, ${text(decision.callerE164)}, ${text(ask.to)}, ${text(decision.dialedE164)},
+        ${text(ask.trunkId)}, ${decision.tenantId ?? null}::uuid, ${decision.campaignId ?? null}::uuid,
+        ${decision.didId ?? null}::uuid, ${indexed(ask.roomName)}::text, ${text(ask.roomName)},
+        ${storableJson({ route: routeOf(decision) })}::jsonb
+      FROM who
+      ON CONFLICT (call_key) DO UPDATE SET
+        ${sql.join(claimed.map(taken))}, ${sql.join(["answer_type", "answer_body", "settled_at"].map(taken))},
+        ${sql.join([...facts, "tenant_id", "campaign_id", "did_id", "explanation", "claimed_at"].map(kept))}
+      WHERE ${takes} OR c.asked_id IS NULL
+      RETURNING c.*
+    )
+    SELECT ${verdict}, true AS moved FROM asked c LEFT JOIN before ON true
+    UNION ALL
+    SELECT ${verdict}, false AS moved FROM who JOIN calls c ON c.call_key = who.key LEFT JOIN before ON true
+    WHERE NOT EXISTS (SELECT 1 FROM asked)
   `.compile(query)
 }
 
@@ -222,21 +312,21 @@ const renewStatement = (rowId: string, claimId: string) =>
     RETURNING id
   `.compile(query)
 
-// The row names the next worker before its first byte leaves; never once anything of the call was sent.
-const moveStatement = (held: Lease, reason: string, worker: WorkerRef) =>
+// The row names the next taker before its first byte leaves; never once anything of the call was sent.
+const moveStatement = (held: Lease, reason: string, taker: Taker) =>
   sql<{ attempt: number }>`
     WITH moved AS (
-      UPDATE calls SET unsent = unsent + 1, attempts = attempts + 1, lease_until = ${lease},
-        worker = ${worker.name}::text, worker_url = ${worker.url}::text
+      UPDATE calls SET unsent = unsent + 1, attempts = attempts + 1, lease_until = ${lease}, target = ${taker.kind}::text,
+        worker = ${workerOf(taker)}, worker_url = ${urlOf(taker)}, agent_name = ${agentOf(taker)}
       WHERE id = ${held.callRowId}::uuid AND claim = ${held.claimId}::uuid AND state = 'handing'
         AND lease_until > clock_timestamp() AND attempts = ${held.attempt}::integer AND attempts = unsent + 1
-      RETURNING id, claim, attempts, worker, worker_url
+      RETURNING *
     ), gone AS (
       UPDATE dispatch_attempts d SET outcome = 'not-sent', reason = ${reason}::text, ended_at = clock_timestamp()
       FROM moved WHERE d.call_id = moved.id AND d.attempt = ${held.attempt}::integer
     )
-    INSERT INTO dispatch_attempts (call_id, attempt, claim, worker, worker_url)
-    SELECT id, attempts, claim, worker, worker_url FROM moved
+    INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
+    SELECT id, attempts, claim, target, coalesce(worker, agent_name), worker_url FROM moved
     RETURNING attempt
   `.compile(query)
 
@@ -284,12 +374,20 @@ const storedAnswer = (row: ClaimRow): WorkerAnswer => ({
 })
 
 const toKnown = (row: ClaimRow): Known | Waiting => {
-  if (row.outbound) return new NotACall({ why: "outbound leg" })
+  if (row.direction === "outbound") return new NotACall({ why: "outbound leg" })
   if (row.state === "accepted") return new AlreadyAccepted({ answer: storedAnswer(row) })
   if (row.state === "rejected") return new AlreadyRejected({ answer: storedAnswer(row) })
   if (row.state === "handing" && row.lease_valid) return new InFlightElsewhere()
   if (row.left) return new CallerLeft()
   return row.state === "waiting" || row.state === "none" ? new Waiting() : new StillUncertain()
+}
+
+const toAsked = (row: AskedRow): Asked => {
+  const isAgents = row.target === "agent" && row.agent_name !== null
+  if (isAgents && ["accepted", "handing", "uncertain"].includes(row.state)) {
+    return new GivenTo({ agent: row.agent_name, metadata: row.metadata, now: row.taken_now })
+  }
+  return row.left && ["none", "waiting"].includes(row.state) ? new CallerLeft() : new TakenAlready()
 }
 
 const isRoomTaken = (error: DatabaseError) =>
@@ -299,25 +397,23 @@ export class Ledger extends Context.Service<
   Ledger,
   {
     /**
-     * Claims the call for the worker, or for nobody (`undefined`: it will be `Waiting`), or tells what is
+     * Claims the call for the taker, or for nobody (`undefined`: it will be `Waiting`), or tells what is
      * known. `idempotentUrls` are the workers that may be sent the same request again.
      */
     readonly claim: (input: Omit<ClaimInput, "rowId" | "claimId">) => Effect.Effect<Claimed, DatabaseError>
     /**
-     * Ends the attempt of a fresh hand-over as not sent and names the next worker; `undefined` where the lease
+     * Ends the attempt of a fresh hand-over as not sent and names the next taker; `undefined` where the lease
      * was lost, and nothing may be sent any more.
      */
     readonly moveOn: (
       fresh: Fresh,
       reason: string,
-      worker: WorkerRef,
+      taker: Taker,
     ) => Effect.Effect<Fresh | undefined, DatabaseError>
     /** Stores how an attempt ended, however late; returns the call's state after it. */
     readonly settle: (lease: Lease, outcome: Outcome) => Effect.Effect<CallState | undefined, DatabaseError>
-    /** The caller's leg has left: beats `waiting` and `uncertain` until it joins again. */
-    readonly recordLeave: (leg: LegEvent) => Effect.Effect<void, DatabaseError>
-    /** A leg that we called: never handed over, and its room is taken. */
-    readonly recordOutbound: (leg: LegEvent) => Effect.Effect<void, DatabaseError>
+    /** Gives the call to whoever asks, unless somebody has it; `answer` is what a later join is told. */
+    readonly ask: (ask: Ask, answer: string) => Effect.Effect<Asked, DatabaseError>
   }
 >()("switchhook/dispatch/Ledger") {
   static readonly layer = Layer.effect(
@@ -347,14 +443,17 @@ export class Ledger extends Context.Service<
 
       // A claim or a change of worker whose answer was lost may stand in the row, and would look like a
       // hand-over that died; but nothing was sent.
-      const abandon = (row: { readonly id: string } | { readonly call_key: string }, claimId: string) =>
+      const abandon = (row: { readonly id: string } | { readonly key: string }, claimId: string) =>
         Effect.gen(function* () {
+          const itself =
+            "id" in row
+              ? sql`c.id = ${row.id}::uuid`
+              : sql`c.call_key = (SELECT n.call_key FROM call_aliases n WHERE n.alias = ${row.key}::text)`
           const rows = yield* database.run(
-            query
-              .selectFrom("calls")
-              .select(["id", "attempts"])
-              .where((is) => ("id" in row ? is("id", "=", row.id) : is("call_key", "=", row.call_key)))
-              .where("claim", "=", claimId),
+            sql<{ id: string; attempts: number }>`
+              SELECT c.id, c.attempts FROM calls c WHERE ${itself} AND c.claim = ${claimId}::uuid`.compile(
+              query,
+            ),
           )
           if (rows[0] === undefined) return false
           const held = makeLease(rows[0].id, claimId, rows[0].attempts, 0)
@@ -376,18 +475,26 @@ export class Ledger extends Context.Service<
         for (let look = 0; look < 2; look++) {
           const askedAt = monotonicMs(clock)
           const rows = yield* database.run(statement).pipe(
-            Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ call_key: input.call.key }, claimId)),
+            Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ key: input.call.key }, claimId)),
             Effect.catchIf(isRoomTaken, () => Effect.succeed([])),
           )
           const row = rows[0]
           met = row?.stale === true
           if (row?.room_taken === true) break
           if (row === undefined || row.stale) continue
+          if (row.moved) yield* tellChanges([row])
           if (!row.won) return toKnown(row)
-          const held = makeLease(row.id, claimId, row.attempt, askedAt)
-          return row.resend
-            ? new Resend({ lease: held, worker: { name: row.worker ?? "", url: row.worker_url ?? "" } })
-            : new Fresh({ lease: held })
+          const held = makeLease(row.id, claimId, row.attempts, askedAt)
+          if (row.resend) {
+            const worker = { kind: "fleet", name: row.worker ?? "", url: row.worker_url ?? "" } as const
+            return new Resend({ lease: held, worker })
+          }
+          const ghosts = row.ghosts_before_ms
+          return new Fresh({
+            lease: held,
+            known: row.known,
+            ghostsBeforeMs: ghosts === null ? undefined : Number(ghosts),
+          })
         }
         return met
           ? new InFlightElsewhere()
@@ -396,20 +503,29 @@ export class Ledger extends Context.Service<
 
       return Ledger.of({
         claim,
-        moveOn: Effect.fnUntraced(function* (fresh, reason, worker) {
+        moveOn: Effect.fnUntraced(function* (fresh, reason, taker) {
           const askedAt = monotonicMs(clock)
           const { callRowId, claimId } = fresh.lease
           const rows = yield* database
-            .run(moveStatement(fresh.lease, reason, worker))
+            .run(moveStatement(fresh.lease, reason, taker))
             .pipe(Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ id: callRowId }, claimId)))
           return rows[0] === undefined
             ? undefined
-            : new Fresh({ lease: makeLease(callRowId, claimId, rows[0].attempt, askedAt) })
+            : new Fresh({ ...fresh, lease: makeLease(callRowId, claimId, rows[0].attempt, askedAt) })
         }),
         settle: (held, outcome) =>
           Effect.map(database.run(settleStatement(held, outcome)), (rows) => rows[0]?.state),
-        recordLeave: (leg) => Effect.asVoid(database.run(leaveStatement(leg, crypto.randomUUID()))),
-        recordOutbound: (leg) => Effect.asVoid(database.run(outboundStatement(leg, crypto.randomUUID()))),
+        ask: Effect.fnUntraced(function* (ask, answer) {
+          const statement = askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), answer)
+          // Where a join writes the row at the same moment, only a second look shows what it wrote.
+          for (let look = 0; look < 2; look++) {
+            const row = (yield* database.run(statement))[0]
+            if (row === undefined) continue
+            if (row.moved) yield* tellChanges([row])
+            return toAsked(row)
+          }
+          return new TakenAlready()
+        }),
       })
     }),
   )

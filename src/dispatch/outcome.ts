@@ -2,12 +2,12 @@
 
 import { Data } from "effect"
 import type { AttemptOutcome } from "../database/schema.ts"
-import type { NothingSentReason, WorkerAnswer } from "../fleet/worker-client.ts"
+import type { WorkerAnswer } from "../fleet/worker-client.ts"
 
-/** No byte left: another worker may be asked, and a later delivery may try again. */
-export class NotSent extends Data.TaggedClass("NotSent")<{ readonly reason: NothingSentReason }> {}
+/** Nothing was sent that could give the call away: another taker may be asked, and a later delivery may try again. */
+export class NotSent extends Data.TaggedClass("NotSent")<{ readonly reason: string }> {}
 
-/** 2xx: the worker has the call. */
+/** 2xx: the taker has the call. */
 export class Accepted extends Data.TaggedClass("Accepted")<{ readonly answer: WorkerAnswer }> {}
 
 /** Any other answer: the worker does not have the call, and may have removed the caller. Never sent again. */

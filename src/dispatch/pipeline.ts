@@ -1,17 +1,14 @@
 // THE pipeline: what becomes of a webhook, stage by stage, in the order of the README's table.
 
 import { Effect } from "effect"
-import type { TrunkDirectory } from "../carriers/trunk-directory.ts"
-import type { Settings } from "../config.ts"
+import { type Call, callKey } from "../calls/call.ts"
 import type { DatabaseError } from "../database/errors.ts"
-import type { Fleet } from "../fleet/fleet.ts"
-import type { WorkerClient } from "../fleet/worker-client.ts"
 import { countEvent, countReplay, timed } from "../metrics.ts"
-import type { InvalidPayload } from "../webhook/event.ts"
+import type { SessionMoved } from "../sessions/sessions.ts"
+import type { InvalidPayload, WebhookEvent } from "../webhook/event.ts"
 import type { Keys } from "../webhook/keys.ts"
 import type { InvalidSignature, MissingAuth } from "../webhook/signature.ts"
 import { authenticate, type SignedRequest } from "./authenticate.ts"
-import { type Call, callKey } from "./call.ts"
 import type { Replay } from "./claim.ts"
 import { didFallback } from "./did-fallback.ts"
 import { extractAttributes } from "./extract-attributes.ts"
@@ -19,11 +16,10 @@ import { filterEvent } from "./filter-event.ts"
 import { filterLeg } from "./filter-leg.ts"
 import { filterParticipant } from "./filter-participant.ts"
 import { filterRoom } from "./filter-room.ts"
-import { type HandedOver, type HandOverError, handOver } from "./hand-over.ts"
+import { type HandedOver, type HandOverError, type HandOverNeeds, handOver } from "./hand-over.ts"
 import type { Ignored } from "./ignored.ts"
-import type { InFlight } from "./in-flight.ts"
-import type { Ledger } from "./ledger.ts"
-import { record } from "./record.ts"
+import { type RecordNeeds, record } from "./record.ts"
+import { route } from "./route.ts"
 
 /** Every way in which a webhook can end without a worker's or the ledger's answer. */
 export type PipelineError =
@@ -40,7 +36,7 @@ export interface Dispatched {
   readonly replayed: boolean
 }
 
-export type PipelineNeeds = Keys | Settings | TrunkDirectory | Fleet | WorkerClient | Ledger | InFlight
+export type PipelineNeeds = Keys | RecordNeeds | HandOverNeeds
 
 const dispatchCall = Effect.fnUntraced(function* (
   call: Call,
@@ -51,7 +47,7 @@ const dispatchCall = Effect.fnUntraced(function* (
   return { end, replayed }
 })
 
-/** Verifies, records, filters, extracts, selects, claims, relays. */
+/** Verifies, records, filters, extracts, routes, selects, claims, hands over. */
 export const dispatch = Effect.fnUntraced(function* (
   request: SignedRequest,
 ): Effect.fn.Return<Dispatched, PipelineError, PipelineNeeds> {
@@ -59,17 +55,43 @@ export const dispatch = Effect.fnUntraced(function* (
   const stages = Effect.gen(function* () {
     const event = yield* timed("authenticate")(authenticate(request))
     name = event.event
-    yield* timed("record")(record(event))
+    yield* timed("record")(record(event, { claims: true }))
     const joined = yield* filterEvent(event)
     const sip = yield* filterParticipant(joined)
     const inRoom = yield* filterRoom(sip)
     const leg = yield* filterLeg(inRoom)
     const attributes = yield* didFallback(extractAttributes(leg))
-    const call: Call = { ...attributes, key: callKey(leg), leg }
+    const decision = yield* timed("route")(route(attributes))
+    const call: Call = { ...attributes, key: callKey(leg), leg, decision }
     return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
   })
   return yield* stages.pipe(
     Effect.tap(({ replayed }) => countEvent(name, replayed ? "Replayed" : "HandedOver")),
     Effect.tapError((error) => countEvent(name, error._tag)),
   )
+})
+
+/** What an event has changed, told by a URL that dispatches nothing. */
+export interface Received {
+  readonly event: WebhookEvent
+  /** What became of the room's session; `undefined` where nothing, or where the database is away. */
+  readonly session: SessionMoved | undefined
+}
+
+/** Every way in which an event that is only recorded can fail. */
+export type ReceiveError = MissingAuth | InvalidSignature | InvalidPayload | DatabaseError
+
+/** Verifies and records, like `dispatch`, and hands nothing over. */
+export const receive = Effect.fnUntraced(function* (
+  request: SignedRequest,
+): Effect.fn.Return<Received, ReceiveError, Keys | RecordNeeds> {
+  const stages = Effect.gen(function* () {
+    const event = yield* timed("authenticate")(authenticate(request))
+    const session = yield* timed("record")(record(event, { claims: false })).pipe(
+      Effect.tapError((error) => countEvent(event.event, error._tag)),
+    )
+    yield* countEvent(event.event, "Recorded")
+    return { event, session }
+  })
+  return yield* stages
 })

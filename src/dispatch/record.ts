@@ -1,30 +1,114 @@
-// Stage 2: what a verified event says is kept before anything below answers. A call's own join is kept by the
-// claim, in the same statement.
+// Stage 2: what a verified event says is kept before anything below answers, whichever URL it came to. A call's own
+// join, where it is about to be handed over, is kept by the claim, in the same statement.
 
 import { Effect } from "effect"
+import { callKey, type LegEvent } from "../calls/call.ts"
+import { CallLog, mayAnswer } from "../calls/call-log.ts"
+import type { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import { Settings } from "../config.ts"
+import { Backlog } from "../database/backlog.ts"
 import type { DatabaseError } from "../database/errors.ts"
-import type { WebhookEvent } from "../webhook/event.ts"
-import type { LegEvent } from "./call.ts"
-import { isOutbound } from "./filter-leg.ts"
+import type { Routing } from "../routing/routing.ts"
+import { type SessionMoved, Sessions } from "../sessions/sessions.ts"
+import type { EventParticipant, WebhookEvent } from "../webhook/event.ts"
+import { didFallback } from "./did-fallback.ts"
+import { extractAttributes } from "./extract-attributes.ts"
+import { isOutbound, lacksRule } from "./filter-leg.ts"
 import { isSip } from "./filter-participant.ts"
 import { isCallRoom } from "./filter-room.ts"
-import { Ledger } from "./ledger.ts"
+import { route } from "./route.ts"
 
-const ends = new Set(["participant_left", "participant_connection_aborted"])
+export type RecordNeeds = Backlog | CallLog | Sessions | Settings | TrunkDirectory | Routing
 
-const legOf = (event: WebhookEvent): LegEvent | undefined =>
-  event.participant !== undefined && isSip(event.participant) && isCallRoom(event)
-    ? { event, participant: event.participant }
-    : undefined
+// How others spell LiveKit's names once the dots are gone.
+const synonyms: Record<string, string> = {
+  room_created: "room_started",
+  room_closed: "room_finished",
+  room_ended: "room_finished",
+  participant_connected: "participant_joined",
+  participant_disconnected: "participant_left",
+}
 
-/** Writes the facts that the event brings; an event that moves nothing reaches no database. */
-export const record = (event: WebhookEvent): Effect.Effect<void, DatabaseError, Ledger | Settings> => {
-  const leg = legOf(event)
-  if (leg === undefined) return Effect.void
-  if (ends.has(event.event)) return Effect.flatMap(Ledger, (ledger) => ledger.recordLeave(leg))
-  if (event.event !== "participant_joined") return Effect.void
-  return Effect.flatMap(Settings, (settings) =>
-    isOutbound(leg, settings) ? Effect.flatMap(Ledger, (ledger) => ledger.recordOutbound(leg)) : Effect.void,
-  )
+const nameOf = ({ event }: WebhookEvent) => {
+  const name = event.replaceAll(".", "_")
+  return synonyms[name] ?? name
+}
+
+const toCall = Effect.fnUntraced(function* (leg: LegEvent) {
+  const attributes = yield* didFallback(extractAttributes(leg))
+  return { ...attributes, key: callKey(leg), leg, decision: yield* route(attributes) }
+})
+
+const recordJoin = Effect.fnUntraced(function* (leg: LegEvent, claimed: boolean) {
+  const log = yield* CallLog
+  const rules = yield* Settings
+  if (isSip(leg.participant)) {
+    if (isOutbound(leg, rules)) yield* log.recordOutbound(leg)
+    else if (!claimed && !lacksRule(leg, rules)) yield* log.recordJoin(yield* toCall(leg))
+  }
+  if (mayAnswer(leg.participant)) yield* log.recordAnswerer(leg)
+})
+
+const recordEnd = Effect.fnUntraced(function* (leg: LegEvent, aborted: boolean) {
+  const log = yield* CallLog
+  const rules = yield* Settings
+  if (isSip(leg.participant) && !isOutbound(leg, rules)) {
+    yield* log.recordLeave(yield* toCall(leg), { aborted })
+  }
+  if (mayAnswer(leg.participant)) yield* log.recordAnswerer(leg, leg.event.createdAtMs)
+})
+
+const inRoom = (
+  event: WebhookEvent,
+  participant: EventParticipant,
+  claims: boolean,
+): Effect.Effect<void, DatabaseError, RecordNeeds> => {
+  const leg: LegEvent = { event, participant }
+  switch (nameOf(event)) {
+    case "participant_joined":
+      return isCallRoom(event)
+        ? recordJoin(leg, claims && event.event === "participant_joined")
+        : Effect.flatMap(Sessions, (sessions) => sessions.seen(event))
+    case "participant_left":
+      return isCallRoom(event) ? recordEnd(leg, false) : Effect.void
+    case "participant_connection_aborted":
+      return isCallRoom(event) ? recordEnd(leg, true) : Effect.void
+    default:
+      return Effect.void
+  }
+}
+
+const writeFor = (
+  event: WebhookEvent,
+  claims: boolean,
+): Effect.Effect<SessionMoved | undefined, DatabaseError, RecordNeeds> | undefined => {
+  if (event.room.sid === "" && event.room.name === "") return undefined
+  switch (nameOf(event)) {
+    case "room_started":
+      return Effect.flatMap(Sessions, (sessions) => sessions.started(event))
+    case "room_finished":
+      return Effect.flatMap(Sessions, (sessions) => sessions.finished(event))
+    case "participant_joined":
+    case "participant_left":
+    case "participant_connection_aborted":
+      return event.participant === undefined
+        ? undefined
+        : Effect.as(inRoom(event, event.participant, claims), undefined)
+    default:
+      return undefined
+  }
+}
+
+/**
+ * Writes the facts that the event brings; one that moves nothing reaches no database, and what a database that is
+ * away cannot take now is kept for later. `claims`: the caller's own join is written by the claim that follows.
+ * Returns what became of the room's session, where that was asked and is known.
+ */
+export const record = (
+  event: WebhookEvent,
+  { claims }: { readonly claims: boolean },
+): Effect.Effect<SessionMoved | undefined, DatabaseError, RecordNeeds> => {
+  const write = writeFor(event, claims)
+  if (write === undefined) return Effect.succeed(undefined)
+  return Effect.flatMap(Backlog, (backlog) => backlog.write(event.event, write))
 }

@@ -1,24 +1,54 @@
 // The one table from how a webhook ended to what its sender is told.
 
+import { randomInt } from "node:crypto"
+import { Effect } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
 import type { HandedOver } from "../dispatch/hand-over.ts"
-import type { Dispatched, PipelineError } from "../dispatch/pipeline.ts"
+import type { Dispatched, PipelineError, Received } from "../dispatch/pipeline.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
+import type { InvalidSignature } from "../webhook/signature.ts"
 
 /** The body was larger than 1 MiB. */
 export interface TooLarge {
   readonly _tag: "TooLarge"
 }
 
-type End = Dispatched["end"] | PipelineError | TooLarge
+/** The sender hung up or sent something that is no HTTP. */
+export interface BrokenOff {
+  readonly _tag: "BrokenOff"
+}
+
+/** The sender's address is none of `ALLOWED_SOURCES`. */
+export interface SourceNotAllowed {
+  readonly _tag: "SourceNotAllowed"
+}
+
+/** Too much came from one source without a valid signature. */
+export interface RateLimited {
+  readonly _tag: "RateLimited"
+  readonly retryAfterSeconds: number
+}
+
+/** A bug of ours. */
+export interface Unexpected {
+  readonly _tag: "Unexpected"
+}
+
+/** Every failure before, and beside, what the pipeline itself fails with. */
+export type Refusal = TooLarge | BrokenOff | SourceNotAllowed | RateLimited | Unexpected
+
+type Success = Dispatched["end"] | Extract<PipelineError, { _tag: "Ignored" }>
+type Failure = Exclude<PipelineError, Success> | Refusal
 type Answer = HttpServerResponse.HttpServerResponse
 
 const titles: Record<number, string> = {
   400: "Bad Request",
   401: "Unauthorized",
+  403: "Forbidden",
   404: "Not Found",
   405: "Method Not Allowed",
   413: "Content Too Large",
+  429: "Too Many Requests",
   500: "Internal Server Error",
   502: "Bad Gateway",
   503: "Service Unavailable",
@@ -27,6 +57,77 @@ const titles: Record<number, string> = {
 /** An error of our own, RFC 9457. Never with `Retry-After`: it would replace LiveKit's own, longer pauses. */
 export const problem = (status: number, detail: string): Answer =>
   ProblemDetails.toResponse({ type: "about:blank", title: titles[status] ?? "Error", status, detail })
+
+/** How a failure is told: the status, the words, and the code of the URL that has codes. */
+interface Telling {
+  readonly status: number
+  readonly detail: string
+  readonly code: string
+}
+
+const unavailable = "E_WEBHOOK_UNAVAILABLE"
+
+const failures: { readonly [Tag in Failure["_tag"]]: Telling } = {
+  MissingAuth: { status: 401, detail: "Missing auth", code: "E_WEBHOOK_MISSING_AUTH" },
+  InvalidSignature: { status: 401, detail: "Invalid signature", code: "E_WEBHOOK_INVALID_SIGNATURE" },
+  InvalidPayload: { status: 400, detail: "Invalid payload", code: "E_WEBHOOK_INVALID_PAYLOAD" },
+  BrokenOff: { status: 400, detail: "The request broke off", code: "E_WEBHOOK_INVALID_PAYLOAD" },
+  SourceNotAllowed: { status: 403, detail: "Source not allowed", code: "E_WEBHOOK_SOURCE_NOT_ALLOWED" },
+  TooLarge: { status: 413, detail: "Payload too large", code: "E_WEBHOOK_PAYLOAD_TOO_LARGE" },
+  RateLimited: { status: 429, detail: "Too many requests", code: "E_WEBHOOK_RATE_LIMITED" },
+  Unexpected: { status: 500, detail: "Internal error", code: "E_WEBHOOK_INTERNAL" },
+  DispatchFailed: { status: 502, detail: "Dispatch failed", code: unavailable },
+  NoFleet: { status: 503, detail: "No fleet", code: unavailable },
+  NoHealthyFleet: { status: 503, detail: "No healthy fleet", code: unavailable },
+  NoAgent: { status: 503, detail: "No agent", code: unavailable },
+  InFlightElsewhere: { status: 503, detail: "Call in flight", code: unavailable },
+  DatabaseUnavailable: { status: 503, detail: "Database unavailable", code: unavailable },
+  QueryRefused: { status: 503, detail: "Database unavailable", code: unavailable },
+}
+
+// Only whoever is not validly signed is ever told when to come back.
+const withRetryAfter = (failure: Failure, response: Answer): Answer =>
+  failure._tag === "RateLimited"
+    ? HttpServerResponse.setHeader(response, "Retry-After", String(failure.retryAfterSeconds))
+    : response
+
+/** A failure as problem details. */
+export const failureAnswer = (failure: Failure): Answer => {
+  const { detail, status } = failures[failure._tag]
+  return withRetryAfter(failure, problem(status, detail))
+}
+
+const reasonOf = (failure: Failure, detail: string) =>
+  failure._tag === "InvalidSignature"
+    ? `Webhook verification failed: ${(failure satisfies InvalidSignature).why}`
+    : detail
+
+const idLetters = "0123456789abcdefghijklmnopqrstuvwxyz"
+const makeErrorId = () => Array.from({ length: 10 }, () => idLetters[randomInt(idLetters.length)]).join("")
+
+/** A failure as the session URL tells it; its id stands in the log, too. */
+export const sessionFailure = (failure: Failure): Effect.Effect<Answer> => {
+  const { code, detail, status } = failures[failure._tag]
+  const erresid = makeErrorId()
+  const errmesg = reasonOf(failure, detail)
+  const body = { success: false, errcode: code, erresid, errmesg }
+  const response = withRetryAfter(failure, HttpServerResponse.jsonUnsafe(body, { status }))
+  return Effect.as(Effect.logWarning("Session webhook failed", { errcode: code, erresid, errmesg }), response)
+}
+
+/** What the session URL says of an event: what became of the room's session, or that nothing did. */
+export const sessionAnswer = ({ event, session }: Received): Answer =>
+  HttpServerResponse.jsonUnsafe({
+    success: true,
+    results: {
+      processed: true,
+      action: session !== undefined && session.from !== session.to ? "status_updated" : "logged",
+      room_id: event.room.name,
+      old_status: session?.from ?? null,
+      new_status: session?.to ?? null,
+      event_type: event.event,
+    },
+  })
 
 const ok = HttpServerResponse.jsonUnsafe({ ok: true })
 
@@ -48,18 +149,8 @@ const readable = ({ body }: WorkerAnswer): unknown => {
   }
 }
 
-const answers: { readonly [Tag in End["_tag"]]: (end: Extract<End, { _tag: Tag }>) => Answer } = {
-  MissingAuth: () => problem(401, "Missing auth"),
-  InvalidSignature: () => problem(401, "Invalid signature"),
-  InvalidPayload: () => problem(400, "Invalid payload"),
-  TooLarge: () => problem(413, "Payload too large"),
+const successes: { readonly [Tag in Success["_tag"]]: (end: Extract<Success, { _tag: Tag }>) => Answer } = {
   Ignored: () => ok,
-  NoFleet: () => problem(503, "No fleet"),
-  NoHealthyFleet: () => problem(503, "No healthy fleet"),
-  InFlightElsewhere: () => problem(503, "Call in flight"),
-  DatabaseUnavailable: () => problem(503, "Database unavailable"),
-  QueryRefused: () => problem(503, "Database unavailable"),
-  DispatchFailed: () => problem(502, "Dispatch failed"),
   HandedOver: ({ answer }: HandedOver) => asItCame(answer, answer.status),
   AlreadyAccepted: ({ answer }) => asItCame(answer, 200),
   AlreadyRejected: ({ answer }) => replay("rejected", { status: answer.status, body: readable(answer) }),
@@ -67,8 +158,12 @@ const answers: { readonly [Tag in End["_tag"]]: (end: Extract<End, { _tag: Tag }
   CallerLeft: () => replay("left"),
 }
 
+const isFailure = (end: Success | Failure): end is Failure => end._tag in failures
+
 /** The answer for an end; a replayed one says so in `Switchhook-Replayed`. */
-export const answer = (end: End, replayed = false): Answer => {
-  const response = (answers[end._tag] as (end: End) => Answer)(end)
+export const answer = (end: Success | Failure, replayed = false): Answer => {
+  const response = isFailure(end)
+    ? failureAnswer(end)
+    : (successes[end._tag] as (end: Success) => Answer)(end)
   return replayed ? HttpServerResponse.setHeader(response, "Switchhook-Replayed", "true") : response
 }

@@ -3,15 +3,16 @@
 import { Effect, type Layer } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
+import { Backlog } from "../database/backlog.ts"
 import { Database } from "../database/database.ts"
 import { Fleet } from "../fleet/fleet.ts"
-import { showBuild, showWorkers } from "../metrics.ts"
+import { showBacklog, showBuild, showWorkers } from "../metrics.ts"
 import { runtime, version } from "../version.ts"
 import { Keys } from "../webhook/keys.ts"
 import { problem } from "./answers.ts"
 import { Draining } from "./draining.ts"
 
-type Needs = Database | Fleet | Keys | Draining
+type Needs = Database | Backlog | Fleet | Keys | Draining
 
 /** Every reason why this replica should get no calls now; none where it is ready. */
 const reasons = Effect.gen(function* () {
@@ -45,6 +46,7 @@ const metrics = Effect.gen(function* () {
   const fleet = yield* Fleet
   yield* showWorkers(yield* fleet.view)
   yield* showBuild(version, runtime)
+  yield* showBacklog((yield* Backlog).size())
   const body = yield* PrometheusMetrics.format()
   return HttpServerResponse.text(body, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
 })

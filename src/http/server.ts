@@ -7,6 +7,7 @@ import { HttpRouter } from "effect/http"
 import { Settings } from "../config.ts"
 import { Draining } from "./draining.ts"
 import { healthRoutes } from "./health-routes.ts"
+import { testRoutes } from "./test-routes.ts"
 import { webhookRoutes } from "./webhook-routes.ts"
 
 // LiveKit sends an event at once; whoever needs longer for headers or body is not LiveKit. Its Go client, and
@@ -24,7 +25,7 @@ const listener = Layer.unwrap(
   ),
 )
 
-const routes = Layer.mergeAll(webhookRoutes, healthRoutes)
+const routes = Layer.mergeAll(webhookRoutes, testRoutes, healthRoutes)
 
 /** Serves until its scope closes: first not ready, then nothing in flight, then closed. */
 export const serverLayer = Draining.onShutdown.pipe(

@@ -1,75 +1,98 @@
-// LiveKit's URLs: raw bytes in, the pipeline's answer out.
+// LiveKit's URLs, and that of whoever asks which agent to dispatch: raw bytes in, the answer in the URL's own form out.
 
-import { ByteSize, Effect, type Layer } from "effect"
-import { HttpIncomingMessage, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
-import { dispatch, type PipelineError, type PipelineNeeds } from "../dispatch/pipeline.ts"
-import { countEvent } from "../metrics.ts"
-import { MissingAuth } from "../webhook/signature.ts"
-import { answer, problem } from "./answers.ts"
+import { Effect, type Layer } from "effect"
+import { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { Settings } from "../config.ts"
+import { type AskNeeds, ask } from "../dispatch/ask.ts"
+import { dispatch, type PipelineNeeds, receive } from "../dispatch/pipeline.ts"
+import { verifyHmac } from "../webhook/hmac.ts"
+import { MissingAuth, verifySignature } from "../webhook/signature.ts"
+import { answer, failureAnswer, problem, sessionAnswer, sessionFailure } from "./answers.ts"
+import { authorizationOf, type ReceivingNeeds, readBytes, receiving } from "./receiving.ts"
 
 export const webhookPath = "/api/v1/livekit/webhook"
+export const sipInboundPath = "/api/v1/webhooks/livekit/sip-inbound"
+export const eventsPath = "/api/v1/webhooks/livekit/events"
+export const sessionsPath = "/api/v1/webhooks/livekit"
 
-const largestBody = ByteSize.mebibytes(1)
+const signedRequest = Effect.gen(function* () {
+  const authorization = yield* authorizationOf
+  return { authorization, body: yield* readBytes }
+})
 
-// `request.text` would drop a BOM and replace bad bytes, and the hash would not match what was signed.
-const readBytes = Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) => request.arrayBuffer).pipe(
-  Effect.provideService(HttpIncomingMessage.MaxBodySize, largestBody),
-  Effect.map((buffer) => new Uint8Array(buffer)),
+const onDispatch = receiving(
+  () =>
+    Effect.flatMap(signedRequest, (request) => dispatch(request)).pipe(
+      Effect.map(({ end, replayed }) => answer(end, replayed)),
+    ),
+  (failure) => Effect.succeed(answer(failure)),
 )
 
-// A wrong key loses every call for good, so it must be seen; but whoever sends garbage must not fill the log.
-const refusalsEveryMs = 1_000
-let lastRefusal = Number.NEGATIVE_INFINITY
-let unsaid = 0
+const success = HttpServerResponse.jsonUnsafe({ success: true })
 
-const tellRefusal = (error: PipelineError) =>
-  Effect.suspend(() => {
-    if (error._tag !== "InvalidSignature" && error._tag !== "InvalidPayload") return Effect.void
-    if (performance.now() - lastRefusal < refusalsEveryMs) {
-      unsaid++
-      return Effect.void
-    }
-    lastRefusal = performance.now()
-    const more = unsaid
-    unsaid = 0
-    return Effect.logWarning("Webhook refused", { error: error._tag, why: error.why, more })
-  })
+const onEvents = receiving(
+  () => Effect.flatMap(signedRequest, (request) => Effect.as(receive(request), success)),
+  (failure) => Effect.succeed(failureAnswer(failure)),
+)
 
-const handle = Effect.gen(function* () {
-  const request = yield* HttpServerRequest.HttpServerRequest
-  const authorization = request.headers["authorization"]
-  if (authorization === undefined || authorization === "") {
-    yield* countEvent(undefined, "MissingAuth")
-    return answer(new MissingAuth())
+const onSessions = receiving(
+  () => Effect.flatMap(signedRequest, (request) => receive(request)).pipe(Effect.map(sessionAnswer)),
+  (failure) => sessionFailure(failure),
+)
+
+// Either signature will do; without any, only where the setting says so.
+const verifyAsker = Effect.fnUntraced(function* (body: Uint8Array) {
+  const { headers } = yield* HttpServerRequest.HttpServerRequest
+  const { sipInboundUnsigned } = yield* Settings
+  const signature = headers["x-livekit-signature"] ?? ""
+  const authorization = headers["authorization"] ?? ""
+  if (signature !== "") {
+    yield* verifyHmac(signature, body)
+    return true
   }
-  const body = yield* readBytes
-  const { end, replayed } = yield* Effect.tapError(dispatch({ authorization, body }), tellRefusal)
-  return answer(end, replayed)
-}).pipe(
-  Effect.catchTag("HttpServerError", (error) =>
-    error.reason._tag === "RequestParseError" && error.reason.reason === "BodyTooLarge"
-      ? Effect.as(countEvent(undefined, "TooLarge"), answer({ _tag: "TooLarge" }))
-      : Effect.succeed(problem(400, "The request broke off")),
-  ),
-  Effect.catch((error) => Effect.succeed(answer(error))),
-  Effect.catchDefect((defect) =>
-    Effect.as(Effect.logError("Unexpected failure", { why: String(defect) }), problem(500, "Internal error")),
-  ),
+  if (authorization !== "") {
+    yield* verifySignature(authorization, body)
+    return true
+  }
+  return sipInboundUnsigned ? false : yield* Effect.fail(new MissingAuth())
+})
+
+const onSipInbound = receiving(
+  (counted) =>
+    Effect.gen(function* () {
+      const { headers } = yield* HttpServerRequest.HttpServerRequest
+      const { sipInboundUnsigned } = yield* Settings
+      const isSigned = (headers["x-livekit-signature"] ?? headers["authorization"] ?? "") !== ""
+      if (!isSigned && !sipInboundUnsigned) return yield* Effect.fail(new MissingAuth())
+      if (!isSigned) yield* counted
+      const body = yield* readBytes
+      yield* verifyAsker(body)
+      return HttpServerResponse.jsonUnsafe(yield* ask(body))
+    }),
+  (failure) => Effect.succeed(failureAnswer(failure)),
 )
 
-const methodNotAllowed = HttpServerResponse.setHeader(
-  problem(405, `Only POST ${webhookPath}`),
-  "Allow",
-  "POST",
-)
+type Needs = PipelineNeeds | AskNeeds | ReceivingNeeds
 
-/** `POST /api/v1/livekit/webhook`. */
-export const webhookRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | PipelineNeeds> = HttpRouter.use(
+const methodNotAllowed = (path: string) =>
+  HttpServerResponse.setHeader(problem(405, `Only POST ${path}`), "Allow", "POST")
+
+/** The URLs that LiveKit posts to; each answers other methods with 405. */
+export const webhookRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | Needs> = HttpRouter.use(
   Effect.fnUntraced(function* (router) {
-    const context = yield* Effect.context<PipelineNeeds>()
-    yield* router.add("POST", webhookPath, Effect.provideContext(handle, context))
-    for (const method of ["GET", "PUT", "PATCH", "DELETE"] as const) {
-      yield* router.add(method, webhookPath, methodNotAllowed)
+    const context = yield* Effect.context<Needs>()
+    const handlers = {
+      [webhookPath]: onDispatch,
+      [sipInboundPath]: onSipInbound,
+      [eventsPath]: onEvents,
+      [sessionsPath]: onSessions,
+    }
+    for (const [path, handle] of Object.entries(handlers)) {
+      const at = path as HttpRouter.PathInput
+      yield* router.add("POST", at, Effect.provideContext(handle, context))
+      for (const method of ["GET", "PUT", "PATCH", "DELETE"] as const) {
+        yield* router.add(method, at, methodNotAllowed(path))
+      }
     }
   }),
 )

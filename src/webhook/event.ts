@@ -19,6 +19,7 @@ const Participant = Schema.Struct({
   joinedAt: int64,
   joinedAtMs: int64,
   attributes: absent(Schema.Record(Schema.String, Schema.Unknown)),
+  disconnectReason: absent(Schema.Union([Schema.String, Schema.Number])),
 })
 
 const Body = Schema.Struct({
@@ -36,6 +37,8 @@ export interface EventParticipant {
   readonly kind: string
   readonly joinedAtMs: number
   readonly attributes: ReadonlyMap<string, string>
+  /** Why it left, by LiveKit's name for it. */
+  readonly disconnectReason: string
 }
 
 /** A verified event; whatever the body left out is the empty string, 0 or `undefined`. */
@@ -49,6 +52,26 @@ export interface WebhookEvent {
 
 // ParticipantInfo.Kind of livekit_models.proto; protojson parsers take the numbers too.
 const kinds = ["STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT"]
+
+// DisconnectReason of the same file.
+const disconnectReasons = [
+  "UNKNOWN_REASON",
+  "CLIENT_INITIATED",
+  "DUPLICATE_IDENTITY",
+  "SERVER_SHUTDOWN",
+  "PARTICIPANT_REMOVED",
+  "ROOM_DELETED",
+  "STATE_MISMATCH",
+  "JOIN_FAILURE",
+  "MIGRATION",
+  "SIGNAL_CLOSE",
+  "ROOM_CLOSED",
+  "USER_UNAVAILABLE",
+  "USER_REJECTED",
+  "SIP_TRUNK_FAILURE",
+  "CONNECTION_TIMEOUT",
+  "MEDIA_FAILURE",
+]
 
 const toNumber = (value: string | number | null | undefined) => {
   const number = Number(value ?? 0)
@@ -82,14 +105,15 @@ const toEvent = (body: typeof Body.Type): WebhookEvent => ({
       : {
           sid: body.participant.sid ?? "",
           identity: body.participant.identity ?? "",
-          kind: kindName(body.participant.kind),
+          kind: enumName(kinds, body.participant.kind),
           joinedAtMs: toMillis(body.participant.joinedAtMs, body.participant.joinedAt),
           attributes: attributesOf(body.participant.attributes),
+          disconnectReason: enumName(disconnectReasons, body.participant.disconnectReason),
         },
 })
 
-const kindName = (kind: string | number | null | undefined) =>
-  typeof kind === "number" ? (kinds[kind] ?? String(kind)) : (kind ?? "STANDARD")
+const enumName = (names: ReadonlyArray<string>, value: string | number | null | undefined): string =>
+  typeof value === "number" ? (names[value] ?? String(value)) : (value ?? names[0] ?? "")
 
 const decodeBody = Schema.decodeUnknownOption(Body)
 const utf8 = new TextDecoder()

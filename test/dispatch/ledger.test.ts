@@ -3,11 +3,12 @@
 import { Effect, Layer, ManagedRuntime } from "effect"
 import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import type { Call } from "../../src/calls/call.ts"
+import { CallLog } from "../../src/calls/call-log.ts"
 import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { query } from "../../src/database/schema.ts"
-import type { Call } from "../../src/dispatch/call.ts"
-import { Ledger } from "../../src/dispatch/ledger.ts"
+import { Ledger, type WorkerRef } from "../../src/dispatch/ledger.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
 import { databaseLayer } from "../support/engines.ts"
@@ -33,15 +34,19 @@ const losing = Layer.effect(
 describe.each(databaseKinds)("on %s", (kind) => {
   const database = databaseLayer(kind)
   const runtime = ManagedRuntime.make(
-    Layer.merge(database, Layer.provide(Ledger.layer, Layer.provide(losing, database))),
+    Layer.mergeAll(
+      database,
+      Layer.provide(Ledger.layer, Layer.provide(losing, database)),
+      Layer.provide(CallLog.layer, database),
+    ),
   )
   beforeAll(() => runtime.runPromise(Effect.flatMap(Database, ({ migrated }) => migrated)))
   afterAll(() => runtime.dispose())
 
-  const worker = (name: string) => ({ name, url: `http://${name}` })
+  const worker = (name: string): WorkerRef => ({ kind: "fleet", name, url: `http://${name}` })
   const claim = (id: string) =>
     Effect.flatMap(Ledger, (ledger) =>
-      ledger.claim({ call: makeCall(id), worker: worker("a"), idempotentUrls: [], explanation: {} }),
+      ledger.claim({ call: makeCall(id), taker: worker("a"), idempotentUrls: [], explanation: {} }),
     )
   const waiting = (id: string) =>
     eventually("nothing was sent, and the row says so", async () => {
@@ -90,9 +95,10 @@ describe.each(databaseKinds)("on %s", (kind) => {
     }
     const play = Effect.gen(function* () {
       const ledger = yield* Ledger
+      const log = yield* CallLog
       const give = (call: Call) =>
-        ledger.claim({ call, worker: worker("a"), idempotentUrls: [], explanation: {} })
-      yield* ledger.recordLeave(inRoom("SCL_ruleless", 1_000, "").leg)
+        ledger.claim({ call, taker: worker("a"), idempotentUrls: [], explanation: {} })
+      yield* log.recordLeave(inRoom("SCL_ruleless", 1_000, ""), { aborted: false })
       const first = yield* give(inRoom("SCL_holder", 1_000, "SDR_1"))
       const left = yield* give(inRoom("SCL_ruleless", 1_000, ""))
       const rejoined = yield* give(inRoom("SCL_ruleless", 2_000, ""))
@@ -105,7 +111,7 @@ describe.each(databaseKinds)("on %s", (kind) => {
     for (let round = 0; round < 50; round++) {
       const id = `SCL_meet_${round}`
       const nobody = Effect.flatMap(Ledger, (ledger) =>
-        ledger.claim({ call: makeCall(id), worker: undefined, idempotentUrls: [], explanation: {} }),
+        ledger.claim({ call: makeCall(id), taker: undefined, idempotentUrls: [], explanation: {} }),
       )
       expect((await runtime.runPromise(nobody))._tag).toBe("Waiting")
       const claims = await Promise.all(Array.from({ length: 6 }, () => runtime.runPromise(claim(id))))

@@ -3,7 +3,9 @@
 
 import { describe, expect, it } from "@effect/vitest"
 import { Effect, Option } from "effect"
-import type { Ours } from "../../src/dispatch/claim.ts"
+import { Settings } from "../../src/config.ts"
+import { failover } from "../../src/dispatch/attempts.ts"
+import type { Ours, OursAgain } from "../../src/dispatch/claim.ts"
 import { Fresh, type Lease, Ledger, Resend, type WorkerRef } from "../../src/dispatch/ledger.ts"
 import {
   Accepted,
@@ -14,9 +16,11 @@ import {
   type Outcome,
   Rejected,
 } from "../../src/dispatch/outcome.ts"
-import { failover, relay } from "../../src/dispatch/relay.ts"
+import { relay } from "../../src/dispatch/relay.ts"
+import { type AtWorker, atWorker } from "../../src/dispatch/select-taker.ts"
 import { Fleet, type Seat } from "../../src/fleet/fleet.ts"
 import type { WorkerAnswer } from "../../src/fleet/worker-client.ts"
+import { settingsOf } from "../support/settings.ts"
 
 const lease: Lease = {
   callRowId: "00000000-0000-4000-8000-000000000001",
@@ -30,17 +34,23 @@ const answerOf = (status: number): WorkerAnswer => ({
   contentType: undefined,
   body: new Uint8Array(),
 })
-const worker: WorkerRef = { name: "a", url: "http://a" }
+const worker: WorkerRef = { kind: "fleet", name: "a", url: "http://a" }
 const tried: ReadonlySet<string> = new Set([worker.url])
 
-const fresh = new Fresh({ lease })
-const resend = new Resend({ lease, worker })
+const place: AtWorker = atWorker({
+  name: "a",
+  url: "http://a",
+  begin: Effect.void,
+  end: () => Effect.void,
+})
+const fresh: Ours = { claim: new Fresh({ lease, known: false, ghostsBeforeMs: undefined }), place }
+const resend: OursAgain = { claim: new Resend({ lease, worker }), place }
 const notSent = new NotSent({ reason: "refused" })
 const accepted = new Accepted({ answer: answerOf(200) })
 const rejected = new Rejected({ answer: answerOf(429) })
 const ambiguous = new Ambiguous({ reason: "ECONNRESET" })
 
-const whatCompiles = (outcome: Outcome, claim: Fresh | Resend, claimed: Ours<Fresh> | Ours<Resend>) => {
+const whatCompiles = (outcome: Outcome, claimed: Ours | OursAgain) => {
   failover(fresh, notSent, tried)
 
   // @ts-expect-error: the worker has the call
@@ -57,15 +67,14 @@ const whatCompiles = (outcome: Outcome, claim: Fresh | Resend, claimed: Ours<Fre
   // @ts-expect-error: a call that is sent again goes to no other worker, whatever comes of it
   failover(resend, notSent, tried)
   // @ts-expect-error: it could be sent again
-  failover(claim, notSent, tried)
-  // @ts-expect-error: it could be sent again
-  failover(claimed.claim, notSent, tried)
+  failover(claimed, notSent, tried)
 
-  if (outcome._tag === "NotSent" && claim._tag === "Fresh") failover(claim, outcome, tried)
+  const { claim } = claimed
+  if (outcome._tag === "NotSent" && claim._tag === "Fresh") failover({ claim, place }, outcome, tried)
   // @ts-expect-error: only half of it is known
-  if (outcome._tag === "NotSent") failover(claim, outcome, tried)
+  if (outcome._tag === "NotSent") failover({ claim, place }, outcome, tried)
   // @ts-expect-error: only half of it is known
-  if (claim._tag === "Fresh") failover(claim, outcome, tried)
+  if (claim._tag === "Fresh") failover({ claim, place }, outcome, tried)
 
   const mayGoOn: NotSent = notSent
   // @ts-expect-error: what was sent is not what was not
@@ -111,15 +120,15 @@ describe("a hand-over that was not sent", () => {
           Ledger.of({
             claim: unused,
             settle: unused,
-            recordLeave: unused,
-            recordOutbound: unused,
-            moveOn: (_, reason, worker) =>
+            ask: unused,
+            moveOn: (held, reason, taker) =>
               Effect.sync(() => {
-                asked.push(`move to ${worker.url}: ${reason}`)
-                return moves ? new Fresh({ lease: { ...lease, attempt: 2 } }) : undefined
+                asked.push(`move to ${taker.name}: ${reason}`)
+                return moves ? new Fresh({ ...held, lease: { ...lease, attempt: 2 } }) : undefined
               }),
           }),
         ),
+        Effect.provideService(Settings, settingsOf()),
       )
       return { next, asked, ended }
     })
@@ -130,7 +139,7 @@ describe("a hand-over that was not sent", () => {
       const { asked, ended, next } = yield* failOver(notSent, true)
       expect(asked).toEqual(["select without http://a", "move to http://b: refused"])
       expect(next?.claim.lease.attempt).toBe(2)
-      expect(next?.seat.url).toBe("http://b")
+      expect(next?.place).toMatchObject({ kind: "fleet", url: "http://b" })
       expect(ended).toEqual([])
     }),
   )

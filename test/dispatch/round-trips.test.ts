@@ -2,10 +2,12 @@
 
 import { Effect, Layer, ManagedRuntime } from "effect"
 import { afterAll, beforeAll, expect, it } from "vitest"
+import { CallLog } from "../../src/calls/call-log.ts"
 import { TrunkDirectory } from "../../src/carriers/trunk-directory.ts"
 import type { SampleWorker } from "../../src/commands/sample-worker.ts"
 import { signBody } from "../../src/commands/signing.ts"
 import { Settings } from "../../src/config.ts"
+import { Backlog } from "../../src/database/backlog.ts"
 import { Cache } from "../../src/database/cache.ts"
 import { Database } from "../../src/database/database.ts"
 import { InFlight } from "../../src/dispatch/in-flight.ts"
@@ -13,6 +15,9 @@ import { Ledger } from "../../src/dispatch/ledger.ts"
 import { dispatch } from "../../src/dispatch/pipeline.ts"
 import { Fleet } from "../../src/fleet/fleet.ts"
 import { WorkerClient } from "../../src/fleet/worker-client.ts"
+import { LiveKit } from "../../src/livekit/livekit.ts"
+import { Routing } from "../../src/routing/routing.ts"
+import { Sessions } from "../../src/sessions/sessions.ts"
 import { Keys } from "../../src/webhook/keys.ts"
 import { databaseLayer } from "../support/engines.ts"
 import { joinEvent, leaveOf } from "../support/events.ts"
@@ -50,10 +55,14 @@ beforeAll(async () => {
     CORE_FLEET: worker.url,
   })
   const base = Layer.provideMerge(databaseLayer("postgres"), Layer.succeed(Settings, settings))
-  const caches = Layer.mergeAll(Fleet.layer, TrunkDirectory.layer).pipe(Layer.provide(Cache.layer))
-  const ledger = Layer.provide(Ledger.layer, counting)
+  const caches = Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer).pipe(
+    Layer.provide(Cache.layer),
+  )
+  const writers = Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer, Backlog.layer).pipe(
+    Layer.provide(counting),
+  )
   const runtime = ManagedRuntime.make(
-    Layer.mergeAll(ledger, caches, Keys.layer, InFlight.layer, WorkerClient.layer).pipe(
+    Layer.mergeAll(writers, caches, Keys.layer, InFlight.layer, WorkerClient.layer, LiveKit.layer).pipe(
       Layer.provideMerge(base),
     ),
   )
@@ -93,15 +102,38 @@ it("once for a leave", async () => {
   expect(await countFor(leaveOf(joinEvent()))).toEqual(["Ignored", 1])
 })
 
-it("never for an event that moves nothing", async () => {
+it("once for what a room, an answerer or a repetition tells", async () => {
+  const join = joinEvent()
   const agent = { kind: "AGENT", identity: "agent-1" }
   for (const body of [
+    { ...join, event: "room_started" },
+    { ...join, event: "room_started" },
+    { ...join, participant: { ...join.participant, ...agent } },
+    leaveOf({ ...join, participant: { ...join.participant, ...agent } }),
+    { ...join, event: "room_finished" },
+    { ...join, event: "room.finished" },
+  ]) {
+    expect(await countFor(body)).toEqual(["Ignored", 1])
+  }
+})
+
+it("once for all who join a room of no call", async () => {
+  const join = joinEvent({ room: { name: "meeting" } })
+  expect(await countFor(join)).toEqual(["Ignored", 1])
+  expect(await countFor(join)).toEqual(["Ignored", 0])
+  expect(await countFor({ ...join, participant: { ...join.participant, kind: "AGENT" } })).toEqual([
+    "Ignored",
+    0,
+  ])
+})
+
+it("never for an event that moves nothing", async () => {
+  for (const body of [
     joinEvent({ event: { event: "track_published" } }),
-    joinEvent({ event: { event: "room_started" } }),
-    joinEvent({ event: { event: "room_finished" } }),
-    joinEvent({ participant: agent }),
-    leaveOf(joinEvent({ participant: agent })),
-    joinEvent({ room: { name: "meeting" } }),
+    joinEvent({ event: { event: "egress_updated" } }),
+    joinEvent({ event: { event: "an_event_of_tomorrow" } }),
+    joinEvent({ event: { event: "room_started" }, room: { sid: "", name: "" } }),
+    leaveOf(joinEvent({ participant: { kind: "EGRESS" } })),
     leaveOf(joinEvent({ room: { name: "meeting" } })),
   ]) {
     expect(await countFor(body)).toEqual(["Ignored", 0])

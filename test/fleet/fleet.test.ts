@@ -57,6 +57,7 @@ const makeFleet = Effect.fnUntraced(function* (
         return []
       }),
     migrated: Effect.void,
+    reached: () => true,
     fault: () => undefined,
     listen: () => Effect.void,
   })

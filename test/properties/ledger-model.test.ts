@@ -4,6 +4,7 @@ import { Effect, Layer, ManagedRuntime } from "effect"
 import fc from "fast-check"
 import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { CallLog } from "../../src/calls/call-log.ts"
 import { Database } from "../../src/database/database.ts"
 import { type CallState, query } from "../../src/database/schema.ts"
 import { type Claimed, Fresh, type Lease, Ledger, type WorkerRef } from "../../src/dispatch/ledger.ts"
@@ -152,7 +153,9 @@ class Model {
   }
 }
 
-const workerRef = (name: WorkerName): WorkerRef => ({ name, url: `http://${name}` })
+const workerRef = (name: WorkerName): WorkerRef => ({ kind: "fleet", name, url: `http://${name}` })
+
+const toFresh = (lease: Lease) => new Fresh({ lease, known: false, ghostsBeforeMs: undefined })
 
 const answerOf = (attempt: Attempt, status = attempt.status) => ({
   status,
@@ -177,7 +180,11 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
   const database = databaseLayer(kind)
   // Two ledgers on one database: two replicas.
   const runtime = ManagedRuntime.make(
-    Layer.merge(database, Layer.provide(Layer.fresh(Ledger.layer), database)),
+    Layer.mergeAll(
+      database,
+      Layer.provide(Layer.fresh(Ledger.layer), database),
+      Layer.provide(CallLog.layer, database),
+    ),
   )
   const other = ManagedRuntime.make(
     Layer.provide(
@@ -201,6 +208,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
     ledgers: ReadonlyArray<Ledger["Service"]>,
   ) {
     const { run } = yield* Database
+    const log = yield* CallLog
     const id = `SCL_model_${calls++}`
     const model = new Model()
     const leases: Array<Lease> = []
@@ -212,7 +220,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
         case "deliver": {
           const claimed = yield* ledger.claim({
             call: makeCall(id, at.joined),
-            worker: at.worker === undefined ? undefined : workerRef(at.worker),
+            taker: at.worker === undefined ? undefined : workerRef(at.worker),
             idempotentUrls: at.idempotent.map((name) => workerRef(name).url),
             explanation: {},
           })
@@ -234,7 +242,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
           break
         case "move on": {
           if (attempt === undefined || held === undefined) break
-          const moved = yield* ledger.moveOn(new Fresh({ lease: held }), "refused", workerRef(at.worker))
+          const moved = yield* ledger.moveOn(toFresh(held), "refused", workerRef(at.worker))
           expect([turn, moved !== undefined]).toEqual([turn, model.moveOn(attempt, at.worker)])
           if (moved !== undefined) leases.push(moved.lease)
           break
@@ -251,7 +259,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
           model.lapse()
           break
         case "leave":
-          yield* ledger.recordLeave(makeCall(id, at.joined).leg)
+          yield* log.recordLeave(makeCall(id, at.joined), { aborted: false })
           model.leave(at.joined)
           break
       }
@@ -276,7 +284,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
     const ledger = await runtime.runPromise(Ledger)
     const call = makeCall(`SCL_first_${kind}`, 1_000)
     const claim = () =>
-      ledger.claim({ call, worker: workerRef("a"), idempotentUrls: [workerRef("a").url], explanation: {} })
+      ledger.claim({ call, taker: workerRef("a"), idempotentUrls: [workerRef("a").url], explanation: {} })
     const play = Effect.gen(function* () {
       const first = yield* claim()
       if (first._tag !== "Fresh") throw new Error(first._tag)

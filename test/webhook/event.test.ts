@@ -31,6 +31,7 @@ describe("a recorded event", () => {
           kind: participant.kind ?? "STANDARD",
           joinedAtMs: Number(participant.joinedAtMs ?? 0),
           attributes: new Map(Object.entries(participant.attributes ?? {})),
+          disconnectReason: participant.disconnectReason ?? "UNKNOWN_REASON",
         },
       })
     }

@@ -1,6 +1,7 @@
-// One inbound call on its way through the stages, and what identifies it for good.
+// One inbound call, and what identifies it for good.
 
 import { createHash } from "node:crypto"
+import type { Decision } from "../routing/decision.ts"
 import type { EventParticipant, WebhookEvent } from "../webhook/event.ts"
 
 /** An event about a SIP participant of a room. */
@@ -17,10 +18,11 @@ export interface CallAttributes {
   readonly callId: string
 }
 
-/** A call that may be handed over, once. */
+/** A call that may be handed over, once: its leg, its numbers, and who is to answer it. */
 export interface Call extends CallAttributes {
   readonly key: string
   readonly leg: LegEvent
+  readonly decision: Decision
 }
 
 // What is looked up by must fit an index entry; an id longer than any of LiveKit's is hashed.
@@ -38,11 +40,21 @@ const plain = (id: string) => id.length <= longestPlainKey && /^[\x20-\x7e]+$/.t
 export const callKey = ({ event, participant }: LegEvent): string => {
   const callId = participant.attributes.get("sip.callID") ?? ""
   if (callId === "") return hash(event.room.sid || event.room.name, participant.identity)
-  return plain(callId) ? callId : hash(callId)
+  return indexed(callId)
 }
 
+/** An id as it is looked up: as it is, or hashed where it would not fit an index; the empty one stays empty. */
+export const indexed = (id: string): string => (id === "" || plain(id) ? id : hash(id))
+
+/** The names of the call, any of which somebody else may know it by. */
+export const callNames = (leg: LegEvent): ReadonlyArray<string> => [
+  callKey(leg),
+  indexed(leg.participant.attributes.get("sip.callIDFull") ?? ""),
+]
+
+/** The room with the caller, for a call whose ids do not meet; empty where either is unknown. */
+export const meetingOf = (roomName: string, caller: string): string =>
+  roomName === "" || caller === "" ? "" : hash(roomName, caller)
+
 /** What identifies the room: its sid, else its name. */
-export const roomKey = ({ room }: WebhookEvent): string => {
-  const key = room.sid || room.name
-  return key === "" || plain(key) ? key : hash(key)
-}
+export const roomKey = ({ room }: WebhookEvent): string => indexed(room.sid || room.name)

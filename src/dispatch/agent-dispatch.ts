@@ -1,0 +1,99 @@
+// Stage 12 for an agent: LiveKit is told to dispatch it into the caller's room, once.
+
+import { Effect, Result } from "effect"
+import type { Call } from "../calls/call.ts"
+import { LiveKit, type LiveKitError, type RoomParticipant } from "../livekit/livekit.ts"
+import type { Fresh } from "./ledger.ts"
+import { Accepted, Ambiguous, NotSent, type Outcome } from "./outcome.ts"
+
+/** For asking LiveKit who is in the room. */
+const lookWithinMs = 2_000
+
+// A dispatch into a room that has ended makes the room again, with an agent alone in it. Right after the join
+// nobody needs to ask; later the caller may have left behind retries, and a clock that is off only asks too often.
+const freshForMs = 5_000
+const youngForMs = 10_000
+
+/** What stands in `NotSent` where the room was found without the caller. */
+export const callerGone = "caller has left"
+
+const isFresh = ({ leg: { event } }: Call, { known }: Fresh) =>
+  !known &&
+  Date.now() - event.createdAtMs < freshForMs &&
+  event.createdAtMs - event.room.creationTimeMs < youngForMs
+
+const accepted = (agentName: string, dispatchId: string) =>
+  new Accepted({
+    answer: {
+      status: 200,
+      contentType: "application/json",
+      body: new TextEncoder().encode(
+        JSON.stringify({ ok: true, agent_name: agentName, dispatch_id: dispatchId }),
+      ),
+    },
+  })
+
+const reasonOf = (error: LiveKitError) =>
+  error._tag === "LiveKitRefused"
+    ? `LiveKit answers ${error.status}${error.code === undefined ? "" : ` (${error.code})`}`
+    : `LiveKit: ${error.reason}`
+
+/** What a failed creation means. LiveKit's refusals have done nothing; after anything else it may have. */
+const outcomeOf = (error: LiveKitError): NotSent | Ambiguous => {
+  const reason = reasonOf(error)
+  switch (error._tag) {
+    case "LiveKitNotReached":
+      return new NotSent({ reason })
+    case "LiveKitSilent":
+      return new Ambiguous({ reason })
+    case "LiveKitRefused": {
+      // A proxy answers 408 and cuts bodies off (`malformed`) after LiveKit has seen the request.
+      const refused = error.status >= 400 && error.status < 500 && error.status !== 408
+      return error.code === "unavailable" || (refused && error.code !== "malformed")
+        ? new NotSent({ reason })
+        : new Ambiguous({ reason })
+    }
+  }
+}
+
+/**
+ * Dispatches the agent, unless one is in the room or on its way already. `budgetMs` is for everything. Never fails:
+ * how it ended is the outcome.
+ */
+export const dispatchAgent = Effect.fnUntraced(function* (
+  call: Call,
+  claim: Fresh,
+  agentName: string,
+  budgetMs: number,
+): Effect.fn.Return<Outcome, never, LiveKit> {
+  const livekit = yield* LiveKit
+  const room = call.leg.event.room.name
+  const startedAt = performance.now()
+  const within = Math.min(lookWithinMs, budgetMs)
+  const looked = yield* Effect.result(
+    Effect.all([livekit.participants(room, within), livekit.dispatches(room, within)], { concurrency: 2 }),
+  )
+  // Asking has changed nothing, whatever became of it.
+  if (Result.isFailure(looked)) return new NotSent({ reason: reasonOf(looked.failure) })
+  const [participants, dispatches] = looked.success
+
+  const isGhost = ({ joinedAtMs }: RoomParticipant) => joinedAtMs < (claim.ghostsBeforeMs ?? 0)
+  const present = participants.filter((participant) => !isGhost(participant))
+  const caller = call.leg.participant.identity
+  if (!isFresh(call, claim) && !present.some(({ identity }) => identity === caller)) {
+    return new NotSent({ reason: callerGone })
+  }
+  const dispatched = dispatches.find((dispatch) => dispatch.agentName === agentName)
+  if (dispatched !== undefined || present.some(({ kind }) => kind === "AGENT")) {
+    return accepted(agentName, dispatched?.id ?? "")
+  }
+
+  if (!claim.lease.isValid()) return new NotSent({ reason: "lease lapsed" })
+  const remaining = Math.max(1, budgetMs - (performance.now() - startedAt))
+  return yield* livekit.createDispatch(room, agentName, call.decision.metadata, remaining).pipe(
+    Effect.match({
+      onSuccess: ({ id }): Outcome => accepted(agentName, id),
+      onFailure: outcomeOf,
+    }),
+  )
+})

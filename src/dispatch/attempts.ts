@@ -1,0 +1,96 @@
+// Stage 12: the call is given to its taker, and to the next best one only while nothing was ever sent.
+
+import { Effect, Result } from "effect"
+import type { Call } from "../calls/call.ts"
+import { monotonicMs, theClock } from "../clock.ts"
+import type { Settings } from "../config.ts"
+import type { Fleet } from "../fleet/fleet.ts"
+import type { WorkerClient } from "../fleet/worker-client.ts"
+import type { LiveKit } from "../livekit/livekit.ts"
+import { callerGone, dispatchAgent } from "./agent-dispatch.ts"
+import type { Ours, OursAgain } from "./claim.ts"
+import { type Lease, Ledger, type Taker } from "./ledger.ts"
+import type { NotSent, Outcome } from "./outcome.ts"
+import { relay } from "./relay.ts"
+import { release, selectInFleet } from "./select-taker.ts"
+
+/** For the whole hand-over, failover included. */
+const budgetMs = 10_000
+const renewEvery = "1 second"
+
+/** How the hand-over ended, with the lease of its last attempt and who was to have the call. */
+export interface Ended {
+  readonly outcome: Outcome
+  readonly lease: Lease
+  readonly taker: Taker
+}
+
+const attempt = (call: Call, ours: Ours | OursAgain, budget: number) => {
+  const { claim, place } = ours
+  if (place.kind === "fleet") return relay(call, claim.lease, place.seat, budget)
+  return claim._tag === "Fresh"
+    ? dispatchAgent(call, claim, place.name, budget)
+    : Effect.die(new Error("an agent is never dispatched twice"))
+}
+
+// Another taker does not help a hand-over that has lost its lease, nor a caller who is gone.
+const isFinal = ({ reason }: NotSent) => reason === "lease lapsed" || reason === callerGone
+
+/**
+ * The next best taker after a worker that got nothing, named in the ledger before its first byte leaves;
+ * `undefined` where there is none, or the lease was lost.
+ */
+export const failover = Effect.fnUntraced(function* (
+  { claim, place }: Ours,
+  outcome: NotSent,
+  tried: ReadonlySet<string>,
+): Effect.fn.Return<Ours | undefined, never, Fleet | Ledger | Settings> {
+  if (place.kind !== "fleet" || isFinal(outcome)) return undefined
+  const ledger = yield* Ledger
+  const next = yield* selectInFleet(tried)
+  if (Result.isFailure(next)) return undefined
+  const moved = yield* Effect.orElseSucceed(
+    ledger.moveOn(claim, outcome.reason, next.success.place),
+    () => undefined,
+  )
+  if (moved !== undefined) return { claim: moved, place: next.success.place }
+  yield* release(next.success.place)
+  return undefined
+})
+
+/** Hands the call over, keeping the lease alive meanwhile. Never fails: how it ended is the outcome. */
+export const makeAttempts = Effect.fnUntraced(function* (
+  call: Call,
+  first: Ours | OursAgain,
+): Effect.fn.Return<Ended, never, Fleet | Ledger | WorkerClient | LiveKit | Settings> {
+  const clock = yield* theClock
+  const deadline = monotonicMs(clock) + budgetMs
+  const tried = new Set<string>()
+  let current = first
+
+  const renewing = Effect.sleep(renewEvery).pipe(
+    Effect.andThen(Effect.suspend(() => current.claim.lease.renew)),
+    // A database that does not answer lets the lease lapse, and then nothing more is sent.
+    Effect.orElseSucceed(() => true),
+    Effect.repeat({ while: (held) => held }),
+    Effect.andThen(Effect.never),
+  )
+  const handing = Effect.gen(function* () {
+    while (true) {
+      const outcome = yield* attempt(call, current, deadline - monotonicMs(clock))
+      const { claim, place } = current
+      const ended: Ended = { outcome, lease: claim.lease, taker: place }
+      if (outcome._tag !== "NotSent" || claim._tag !== "Fresh") return ended
+      if (place.kind === "fleet") tried.add(place.url)
+      if (monotonicMs(clock) >= deadline) return ended
+      yield* Effect.logInfo(place.kind === "fleet" ? "Worker not reached" : "Agent not dispatched", {
+        [place.kind === "fleet" ? "worker" : "agent"]: place.name,
+        why: outcome.reason,
+      })
+      const next = yield* failover({ claim, place }, outcome, tried)
+      if (next === undefined) return ended
+      current = next
+    }
+  })
+  return yield* Effect.raceFirst(handing, renewing)
+})

@@ -1,0 +1,112 @@
+// What all webhook URLs do before and after their own work: who may call, how much, and which bytes came.
+
+import { ByteSize, Effect, Option } from "effect"
+import { HttpIncomingMessage, HttpServerRequest, type HttpServerResponse } from "effect/http"
+import { Settings } from "../config.ts"
+import { countEvent, countRefused } from "../metrics.ts"
+import { MissingAuth } from "../webhook/signature.ts"
+import type { RateLimited, Refusal, SourceNotAllowed } from "./answers.ts"
+import { RateLimit } from "./rate-limit.ts"
+import { isAllowed, type Source, sourceOf } from "./source.ts"
+
+type Answer = HttpServerResponse.HttpServerResponse
+
+export type ReceivingNeeds = Settings | RateLimit
+
+const largestBody = ByteSize.mebibytes(1)
+
+// `request.text` would drop a BOM and replace bad bytes, and the hash would not match what was signed.
+/** The body's exact bytes. */
+export const readBytes: Effect.Effect<Uint8Array, Refusal, HttpServerRequest.HttpServerRequest> =
+  Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) => request.arrayBuffer).pipe(
+    Effect.provideService(HttpIncomingMessage.MaxBodySize, largestBody),
+    Effect.map((buffer) => new Uint8Array(buffer)),
+    Effect.mapError(
+      (error): Refusal =>
+        error.reason._tag === "RequestParseError" && error.reason.reason === "BodyTooLarge"
+          ? { _tag: "TooLarge" }
+          : { _tag: "BrokenOff" },
+    ),
+  )
+
+/** The token of `Authorization`; without one nothing of the body is read. */
+export const authorizationOf: Effect.Effect<string, MissingAuth, HttpServerRequest.HttpServerRequest> =
+  Effect.flatMap(HttpServerRequest.HttpServerRequest, ({ headers }) => {
+    const authorization = headers["authorization"] ?? ""
+    return authorization === "" ? Effect.fail(new MissingAuth()) : Effect.succeed(authorization)
+  })
+
+// A wrong key loses every call for good, so it must be seen; but whoever sends garbage must not fill the log.
+const refusalsEveryMs = 1_000
+let lastRefusal = Number.NEGATIVE_INFINITY
+let unsaid = 0
+const told = new Set(["InvalidSignature", "InvalidPayload"])
+
+const tellRefusal = (error: { readonly _tag: string; readonly why?: unknown }): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    if (!told.has(error._tag)) return Effect.void
+    if (performance.now() - lastRefusal < refusalsEveryMs) {
+      unsaid++
+      return Effect.void
+    }
+    lastRefusal = performance.now()
+    const more = unsaid
+    unsaid = 0
+    return Effect.logWarning("Webhook refused", { error: error._tag, why: error.why, more })
+  })
+
+const source = Effect.gen(function* () {
+  const { allowedSources, trustedProxies } = yield* Settings
+  const request = yield* HttpServerRequest.HttpServerRequest
+  const sender = sourceOf(
+    Option.getOrUndefined(request.remoteAddress),
+    request.headers["x-forwarded-for"],
+    trustedProxies,
+  )
+  if (isAllowed(sender, allowedSources)) return sender
+  yield* countRefused("source")
+  return yield* Effect.fail<SourceNotAllowed>({ _tag: "SourceNotAllowed" })
+})
+
+/** Counts a request that is not validly signed; fails where its source sends too many of them. */
+const countUnsigned = Effect.fnUntraced(function* ({ bucket }: Source) {
+  const taken = (yield* RateLimit).take(bucket)
+  if (taken.allowed) return
+  yield* countRefused("rate")
+  return yield* Effect.fail<RateLimited>({
+    _tag: "RateLimited",
+    retryAfterSeconds: taken.retryAfterSeconds,
+  })
+})
+
+const unsigned = new Set(["MissingAuth", "InvalidSignature", "TooLarge", "BrokenOff"])
+
+/**
+ * Runs a URL's own work for a source that may call it; `inForm` makes the URL's own answer of any failure.
+ * Requests that turn out not to be validly signed count against their source, and `unsignedToo` says that the
+ * work takes some that are not (`counted` is to be run for those before anything else).
+ */
+export const receiving = <E extends { readonly _tag: string }, R>(
+  work: (counted: Effect.Effect<void, RateLimited, RateLimit>) => Effect.Effect<Answer, E, R>,
+  inForm: (failure: E | Refusal) => Effect.Effect<Answer>,
+): Effect.Effect<Answer, never, R | ReceivingNeeds | HttpServerRequest.HttpServerRequest> =>
+  Effect.gen(function* () {
+    const sender = yield* source
+    return yield* work(countUnsigned(sender)).pipe(
+      Effect.tapError(tellRefusal),
+      Effect.tapError((error) => (unsigned.has(error._tag) ? countUnsigned(sender) : Effect.void)),
+    )
+  }).pipe(
+    Effect.tapError((error) =>
+      error._tag === "MissingAuth" || error._tag === "TooLarge"
+        ? countEvent(undefined, error._tag)
+        : Effect.void,
+    ),
+    Effect.catch((error) => inForm(error)),
+    Effect.catchDefect((defect) =>
+      Effect.andThen(
+        Effect.logError("Unexpected failure", { why: String(defect) }),
+        inForm({ _tag: "Unexpected" }),
+      ),
+    ),
+  )
