@@ -51,7 +51,18 @@ const attributesOf = (call: MadeUpCall, status: string) => ({
 
 const gone = new Set(["participant_left", "participant_connection_aborted"])
 
-const partiesOf = (call: MadeUpCall, event: string, now: number) => {
+const agentOf = (call: MadeUpCall, now: number) => ({
+  sid: `PA_${idOf(call.callId, "agent")}`,
+  identity: `agent-${idOf(call.callId, "agent")}`,
+  state: "ACTIVE",
+  joinedAt: seconds(now),
+  joinedAtMs: String(now),
+  version: 2,
+  permission: { canSubscribe: true, canPublish: true, canPublishData: true, agent: true },
+  kind: "AGENT",
+})
+
+const partiesOf = (call: MadeUpCall, event: string, now: number, who: "caller" | "agent") => {
   const room = { sid: `RM_${idOf(call.callId, "room")}`, name: call.room }
   const caller = {
     sid: `PA_${idOf(call.callId, "caller")}`,
@@ -69,6 +80,7 @@ const partiesOf = (call: MadeUpCall, event: string, now: number) => {
     creationTimeMs: String(now),
   }
   if (event.startsWith("room_")) return { room: wholeRoom }
+  if (who === "agent") return { room: wholeRoom, participant: agentOf(call, now) }
   const participant = {
     ...caller,
     state: gone.has(event) ? "DISCONNECTED" : "ACTIVE",
@@ -84,9 +96,14 @@ const partiesOf = (call: MadeUpCall, event: string, now: number) => {
   return { room: wholeRoom, participant }
 }
 
-/** The body of a new event of the call, as it happens now. */
-export const eventBody = (call: MadeUpCall, event: string): Uint8Array<ArrayBuffer> => {
+/** The body of a new event of the call, as it happens now, about the caller or the agent who answers. */
+export const eventBody = (
+  call: MadeUpCall,
+  event: string,
+  who: "caller" | "agent" = "caller",
+): Uint8Array<ArrayBuffer> => {
   const now = Date.now()
-  const body = { event, ...partiesOf(call, event, now), id: `EV_${freshId()}`, createdAt: seconds(now) }
+  const parties = partiesOf(call, event, now, who)
+  const body = { event, ...parties, id: `EV_${freshId()}`, createdAt: seconds(now) }
   return new TextEncoder().encode(JSON.stringify(body))
 }

@@ -70,20 +70,20 @@ export const dispatchAgent = Effect.fnUntraced(function* (
   const room = call.leg.event.room.name
   const startedAt = performance.now()
   const within = Math.min(lookWithinMs, budgetMs)
-  const looked = yield* Effect.result(
-    Effect.all([livekit.participants(room, within), livekit.dispatches(room, within)], { concurrency: 2 }),
+  // Asking changes nothing, whatever becomes of it.
+  const [participants, dispatches] = yield* Effect.all(
+    [Effect.result(livekit.participants(room, within)), Effect.result(livekit.dispatches(room, within))],
+    { concurrency: 2 },
   )
-  // Asking has changed nothing, whatever became of it.
-  if (Result.isFailure(looked)) return new NotSent({ reason: reasonOf(looked.failure) })
-  const [participants, dispatches] = looked.success
-
+  if (Result.isFailure(participants)) return new NotSent({ reason: reasonOf(participants.failure) })
   const isGhost = ({ joinedAtMs }: RoomParticipant) => joinedAtMs < (claim.ghostsBeforeMs ?? 0)
-  const present = participants.filter((participant) => !isGhost(participant))
+  const present = participants.success.filter((participant) => !isGhost(participant))
   const caller = call.leg.participant.identity
   if (!isFresh(call, claim) && !present.some(({ identity }) => identity === caller)) {
     return new NotSent({ reason: callerGone })
   }
-  const dispatched = dispatches.find((dispatch) => dispatch.agentName === agentName)
+  if (Result.isFailure(dispatches)) return new NotSent({ reason: reasonOf(dispatches.failure) })
+  const dispatched = dispatches.success.find((dispatch) => dispatch.agentName === agentName)
   if (dispatched !== undefined || present.some(({ kind }) => kind === "AGENT")) {
     return accepted(agentName, dispatched?.id ?? "")
   }

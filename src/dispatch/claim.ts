@@ -36,10 +36,14 @@ export type Replay = Exclude<Known, NotACall | InFlightElsewhere>
 const releaseAll = (selection: Selection) =>
   Result.isSuccess(selection) ? release(selection.success.place) : Effect.void
 
-/** Claims the call for the selected place, or for nobody; fails where nothing may or can be handed over now. */
+/**
+ * Claims the call for the selected place, or for nobody; fails where nothing may or can be handed over now.
+ * `announce` says that a call came in, unless this is merely a repetition.
+ */
 export const claim = Effect.fnUntraced(function* (
   call: Call,
   selection: Selection,
+  announce: Effect.Effect<void>,
 ): Effect.fn.Return<
   Ours | OursAgain | Replay,
   Ignored | NoFleet | NoHealthyFleet | InFlightElsewhere | DatabaseError,
@@ -54,6 +58,7 @@ export const claim = Effect.fnUntraced(function* (
       taker: Result.isSuccess(selection) ? selection.success.place : undefined,
       idempotentUrls: fleet.idempotentUrls(),
       explanation: explain(call.decision, considered),
+      announce,
     })
     .pipe(Effect.tapCause(() => releaseAll(selection)))
 

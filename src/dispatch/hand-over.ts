@@ -127,14 +127,10 @@ export const tellRoute = Effect.fnUntraced(function* (decision: Decision) {
     yield* Effect.logInfo(sources[agent.why], { agent: agent.name, campaign: campaignId })
 })
 
+const announce = (call: Call) => Effect.andThen(tellReceived(call), tellRoute(call.decision))
+
 const skipped = (considered: ReadonlyArray<Considered>) =>
   considered.map(({ why, worker }) => `${worker}: ${why}`).join("; ")
-
-const tellFailed = (call: Call, why: object) =>
-  tellReceived(call).pipe(
-    Effect.andThen(tellRoute(call.decision)),
-    Effect.andThen(Effect.logWarning("Dispatch failed", why)),
-  )
 
 /** Why nobody was asked. */
 const tellRefused =
@@ -142,12 +138,15 @@ const tellRefused =
   (error: Exclude<HandOverError, DispatchFailed | NoAgent>): Effect.Effect<void> => {
     switch (error._tag) {
       case "NoFleet":
-        return tellFailed(call, { why: "No fleet" })
+        return Effect.logWarning("Dispatch failed", { why: "No fleet" })
       case "NoHealthyFleet":
-        return tellFailed(call, { why: "No healthy fleet", workers: skipped(error.considered) })
+        return Effect.logWarning("Dispatch failed", {
+          why: "No healthy fleet",
+          workers: skipped(error.considered),
+        })
       case "DatabaseUnavailable":
       case "QueryRefused":
-        return tellFailed(call, { why: error.message })
+        return Effect.andThen(announce(call), Effect.logWarning("Dispatch failed", { why: error.message }))
       case "InFlightElsewhere":
         return Effect.logInfo("Delivered again", { known: "in flight in another process" })
       case "Ignored":
@@ -160,13 +159,13 @@ const run = (call: Call) =>
     reply: Reply<HandedOver | Replay, HandOverError>,
   ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
     const selection = yield* timed("select")(selectTaker(call.decision))
-    const ours = yield* timed("claim")(claim(call, selection)).pipe(Effect.tapError(tellRefused(call)))
+    const ours = yield* timed("claim")(claim(call, selection, announce(call))).pipe(
+      Effect.tapError(tellRefused(call)),
+    )
     if (!("claim" in ours)) {
       yield* Effect.logInfo("Delivered again", { known: ours._tag })
       return yield* reply(Exit.succeed(ours))
     }
-    yield* tellReceived(call)
-    yield* tellRoute(call.decision)
     const ended = yield* timed("relay")(makeAttempts(call, ours))
     yield* tell(ended)
     yield* countDispatch(ended.outcome._tag)

@@ -141,6 +141,8 @@ interface ClaimInput {
   readonly taker: Taker | undefined
   readonly idempotentUrls: ReadonlyArray<string>
   readonly explanation: unknown
+  /** Said of a call that is new here, before anything else is. */
+  readonly announce?: Effect.Effect<void>
 }
 
 const when = <A>(condition: RawBuilder<boolean>, then: RawBuilder<A>, otherwise: RawBuilder<A>) =>
@@ -482,6 +484,7 @@ export class Ledger extends Context.Service<
           met = row?.stale === true
           if (row?.room_taken === true) break
           if (row === undefined || row.stale) continue
+          if (row.moved && (row.won || row.state === "waiting")) yield* input.announce ?? Effect.void
           if (row.moved) yield* tellChanges([row])
           if (!row.won) return toKnown(row)
           const held = makeLease(row.id, claimId, row.attempts, askedAt)
