@@ -1,7 +1,10 @@
 // The demo's stage: two sample workers and the real service as a process, on a new database.
 
 import { randomBytes } from "node:crypto"
+import { join } from "node:path"
 import { Console, Effect, FileSystem, Option, Redacted } from "effect"
+import { openEngine } from "../database/database.ts"
+import { query } from "../database/schema.ts"
 import { webhookPath } from "../http/webhook-routes.ts"
 import { bold, dim } from "./colours.ts"
 import type { MadeUpCall } from "./made-up-call.ts"
@@ -15,6 +18,8 @@ export interface Stage {
   readonly workers: readonly [SampleWorker, SampleWorker]
   readonly service: ServiceProcess
   readonly livekit: Target
+  /** Where its database is; to be opened only when the service has stopped. */
+  readonly dataDir: string
   /** Every call that rang, in order. */
   readonly calls: Array<MadeUpCall>
   /** What was not as it should be. */
@@ -90,9 +95,24 @@ export const setUp = Effect.gen(function* () {
   const stage: Stage = {
     workers,
     service,
+    dataDir: join(directory, "data"),
     livekit: { webhook: `${service.url}${webhookPath}`, key, secret: Redacted.make(apiSecret) },
     calls: [],
     wrong: [],
   }
   return stage
 })
+
+/** The call log and the sessions, as they stand in the database of the stopped service. */
+export const readRecords = ({ dataDir }: Stage) =>
+  Effect.acquireUseRelease(
+    openEngine({ kind: "embedded", dataDir }),
+    ({ kysely }) =>
+      Effect.promise(async () => ({
+        calls: (await kysely.executeQuery(query.selectFrom("calls").selectAll().orderBy("started_at_ms")))
+          .rows,
+        sessions: (await kysely.executeQuery(query.selectFrom("sessions").selectAll().orderBy("created_at")))
+          .rows,
+      })),
+    (engine) => Effect.promise(() => engine.close()),
+  )

@@ -4,7 +4,7 @@
 import { Console, Effect, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { dim, green, red } from "./colours.ts"
-import { eventually, type Stage, say, secret, setUp, title } from "./demo-stage.ts"
+import { eventually, readRecords, type Stage, say, secret, setUp, title } from "./demo-stage.ts"
 import { eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
 import { CommandFailed, runCommand } from "./run-command.ts"
 import type { SampleWorker } from "./sample-worker.ts"
@@ -38,9 +38,20 @@ const ring = Effect.fnUntraced(function* (
 
 const inWords = ({ body, status, tookMs }: Answered) => `${status} after ${Math.round(tookMs)} ms, ${body}`
 
+const tellLiveKits = Effect.fnUntraced(function* (
+  stage: Stage,
+  call: MadeUpCall,
+  event: string,
+  who: "caller" | "agent" = "caller",
+) {
+  const { status } = yield* send(stage.livekit, eventBody(call, event, who))
+  if (status !== 200) yield* check(stage, `${event} is answered 200, not ${status}`, false)
+})
+
 const aCall = Effect.fnUntraced(function* (stage: Stage) {
   yield* title("1. A call comes in")
   const call = nextCaller(stage)
+  yield* tellLiveKits(stage, call, "room_started")
   const body = eventBody(call, "participant_joined")
   yield* say(`${call.from} rings ${call.to}: LiveKit tells Switchhook (call ${call.callId})`)
   const first = yield* ring(stage, call, body)
@@ -60,6 +71,22 @@ const aCall = Effect.fnUntraced(function* (stage: Stage) {
   const same = replays.every((answered) => answered.replayed && answered.body === first.answered.body)
   yield* check(stage, "both were replayed from the ledger, with the first answer", same)
   yield* check(stage, "no worker was asked again", rejoined.takers.length === 1)
+
+  yield* title("3. Somebody answers, the caller hangs up, the room closes")
+  yield* tellLiveKits(stage, call, "participant_joined", "agent")
+  yield* say("the worker's agent joins the room")
+  // LiveKit's webhooks have whole seconds, so a shorter call would last none.
+  yield* Effect.sleep("1500 millis")
+  yield* tellLiveKits(stage, call, "participant_left")
+  yield* tellLiveKits(stage, call, "participant_left", "agent")
+  yield* tellLiveKits(stage, call, "room_finished")
+  const ended = () =>
+    stage.service.log.find((line) => line.message === "Call ended" && line["call_id"] === call.callId)
+  yield* eventually(Effect.sync(() => ended() !== undefined))
+  const line = ended()
+  yield* say(
+    `Switchhook logs: Call ended, ${line?.["status"]} after ${line?.["duration_s"]} s, by the ${line?.["hung_up_by"]}`,
+  )
   return stage.workers.findIndex(({ name }) => name === first.takers[0])
 })
 
@@ -83,7 +110,7 @@ const ringNext = Effect.fnUntraced(function* (stage: Stage, dead: SampleWorker) 
 })
 
 const aDeath = Effect.fnUntraced(function* (stage: Stage, dead: SampleWorker, alive: SampleWorker) {
-  yield* title(`3. ${dead.name} dies, and the next call comes in`)
+  yield* title(`4. ${dead.name} dies, and the next call comes in`)
   yield* Effect.promise(() => dead.stop())
   yield* say(`${dead.name} is killed: nothing listens on ${dead.url} any more`)
   // The least loaded worker is the one that has just died. Only a health probe in this very moment may be
@@ -101,20 +128,41 @@ const aDeath = Effect.fnUntraced(function* (stage: Stage, dead: SampleWorker, al
   }
   yield* check(stage, `Switchhook has noticed that ${dead.name} is gone`, noticed)
 
-  yield* title("4. One more call")
+  yield* title("5. One more call")
   const { answered, missed, takers } = yield* ringNext(stage, dead)
   const direct = answered.status === 200 && takers.join() === alive.name && !missed
   yield* check(stage, `${dead.name} was not even tried`, direct)
 })
 
 const aForgery = Effect.fnUntraced(function* (stage: Stage) {
-  yield* title("5. Somebody who does not have the secret")
+  yield* title("6. Somebody who does not have the secret")
   const call = makeUpCall({ from: "+15550006666" })
   const forger = { ...stage.livekit, secret: Redacted.make(secret()) }
   const answered = yield* send(forger, eventBody(call, "participant_joined"))
   yield* say(`${call.from} seems to ring, but the signature is forged: ${answered.status}`)
   const refused = answered.status === 401 && asked(stage, call).length === 0
   yield* check(stage, "refused, and no worker has heard of it", refused)
+})
+
+const inSeconds = (ms: string | number | null) => (ms === null ? "-" : `${Number(ms) / 1000} s`)
+
+const theRecords = Effect.fnUntraced(function* (stage: Stage) {
+  yield* title("What its database has kept")
+  const { calls, sessions } = yield* readRecords(stage)
+  for (const row of calls) {
+    const times = `rang ${inSeconds(row.ring_ms)}, lasted ${inSeconds(row.duration_ms)}`
+    const end = row.ended_at_ms === null ? "" : `, ${times}, ${row.end_reason} by the ${row.hung_up_by}`
+    const what = `${row.status}${end} (${row.state} by ${row.worker})`
+    yield* say(`call ${row.caller_e164} → ${row.dialed_e164}: ${what}`)
+  }
+  for (const row of sessions) yield* say(`session ${row.room_sid}: ${row.status}`)
+  const [first, ...others] = stage.calls.map(({ callId }) => calls.find((row) => row.sip_call_id === callId))
+  const ended = first?.status === "completed" && first.hung_up_by === "caller" && first.answerers === 1
+  yield* check(stage, "the first call is completed: answered once, hung up by the caller", ended)
+  const ringing = others.every((row) => row?.status === "ringing" && row.state === "accepted")
+  yield* check(stage, "the others are accepted, and ring until somebody joins their room", ringing)
+  const stopped = sessions.find(({ room_sid }) => room_sid === first?.room_sid)?.status === "stopped"
+  yield* check(stage, "the first call's room is stopped", stopped)
 })
 
 const theEnd = Effect.fnUntraced(function* (stage: Stage) {
@@ -127,6 +175,7 @@ const theEnd = Effect.fnUntraced(function* (stage: Stage) {
   yield* check(stage, `each of the ${stage.calls.length} calls was given to one worker, once`, once)
   const code = yield* stage.service.stop
   yield* check(stage, "Switchhook stopped cleanly when it was asked to", code === 0)
+  yield* theRecords(stage)
 })
 
 const story = Effect.gen(function* () {

@@ -11,6 +11,8 @@ import {
 } from "kysely"
 
 type Timestamp = ColumnType<Date, Date | string | undefined, Date | string>
+/** Milliseconds; one driver reads a bigint as text, the other as a number. */
+type Millis = string | number | null
 type Json = ColumnType<unknown, string, string>
 
 export type CallState = "none" | "handing" | "accepted" | "rejected" | "waiting" | "uncertain"
@@ -79,8 +81,8 @@ export interface Tables {
     answer_status: number | null
     answer_type: string | null
     answer_body: Uint8Array | null
-    caller_joined_ms: string | number | null
-    caller_left_ms: string | number | null
+    caller_joined_ms: Millis
+    caller_left_ms: Millis
     direction: "inbound" | "outbound" | null
     status: string | null
     caller: string | null
@@ -98,8 +100,29 @@ export interface Tables {
     target: string | null
     agent_name: string | null
     outcome: string | null
-    metadata: Json | null
+    tenant_id: string | null
+    campaign_id: string | null
+    lead_id: string | null
+    did_id: string | null
+    /** The JSON text that an agent is given. */
+    metadata: string | null
     explanation: Json | null
+    asked_id: string | null
+    caller_first_joined_ms: Millis
+    left_at_ms: Millis
+    left_aborted: boolean | null
+    left_status: string | null
+    left_reason: string | null
+    started_at_ms: Millis
+    answered_at_ms: Millis
+    ended_at_ms: Millis
+    ring_ms: Millis
+    duration_ms: Millis
+    hung_up_by: "caller" | "us" | null
+    end_reason: string | null
+    answerers: Generated<number>
+    ended_once: Generated<boolean>
+    lead_created: Generated<boolean>
     created_at: Timestamp
     claimed_at: Timestamp | null
     settled_at: Timestamp | null
@@ -108,8 +131,10 @@ export interface Tables {
     call_id: string
     attempt: number
     claim: string
+    /** The worker's or the agent's name. */
     worker: string
-    worker_url: string
+    worker_url: string | null
+    target: Generated<"fleet" | "agent">
     started_at: Timestamp
     ended_at: Timestamp | null
     outcome: AttemptOutcome | null
@@ -117,12 +142,27 @@ export interface Tables {
     reason: string | null
   }
   readonly sessions: {
+    room_key: string
     room_sid: string
     room_name: string
+    started_at_ms: Millis
+    restarted_at_ms: Millis
+    ended_at_ms: Millis
     status: Generated<"ready" | "live" | "stopped">
-    started_at: Timestamp | null
-    stopped_at: Timestamp | null
     created_at: Timestamp
+  }
+  readonly answerers: {
+    room_key: string
+    participant: string
+    identity: string
+    kind: string
+    call_key: string | null
+    joined_ms: Millis
+    left_at_ms: Millis
+  }
+  readonly call_aliases: {
+    alias: string
+    call_key: string
   }
   readonly cache_versions: {
     topic: string

@@ -2,6 +2,7 @@
 
 import { Effect, Result } from "effect"
 import type { Call } from "../calls/call.ts"
+import { monotonicMs, theClock } from "../clock.ts"
 import { LiveKit, type LiveKitError, type RoomParticipant } from "../livekit/livekit.ts"
 import type { Fresh } from "./ledger.ts"
 import { Accepted, Ambiguous, NotSent, type Outcome } from "./outcome.ts"
@@ -17,9 +18,9 @@ const youngForMs = 10_000
 /** What stands in `NotSent` where the room was found without the caller. */
 export const callerGone = "caller has left"
 
-const isFresh = ({ leg: { event } }: Call, { known }: Fresh) =>
+const isFresh = ({ leg: { event } }: Call, { known }: Fresh, nowMs: number) =>
   !known &&
-  Date.now() - event.createdAtMs < freshForMs &&
+  nowMs - event.createdAtMs < freshForMs &&
   event.createdAtMs - event.room.creationTimeMs < youngForMs
 
 const accepted = (agentName: string, dispatchId: string) =>
@@ -68,7 +69,8 @@ export const dispatchAgent = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Outcome, never, LiveKit> {
   const livekit = yield* LiveKit
   const room = call.leg.event.room.name
-  const startedAt = performance.now()
+  const clock = yield* theClock
+  const deadline = monotonicMs(clock) + budgetMs
   const within = Math.min(lookWithinMs, budgetMs)
   // Asking changes nothing, whatever becomes of it.
   const [participants, dispatches] = yield* Effect.all(
@@ -79,7 +81,10 @@ export const dispatchAgent = Effect.fnUntraced(function* (
   const isGhost = ({ joinedAtMs }: RoomParticipant) => joinedAtMs < (claim.ghostsBeforeMs ?? 0)
   const present = participants.success.filter((participant) => !isGhost(participant))
   const caller = call.leg.participant.identity
-  if (!isFresh(call, claim) && !present.some(({ identity }) => identity === caller)) {
+  if (
+    !isFresh(call, claim, clock.currentTimeMillisUnsafe()) &&
+    !present.some(({ identity }) => identity === caller)
+  ) {
     return new NotSent({ reason: callerGone })
   }
   if (Result.isFailure(dispatches)) return new NotSent({ reason: reasonOf(dispatches.failure) })
@@ -89,7 +94,7 @@ export const dispatchAgent = Effect.fnUntraced(function* (
   }
 
   if (!claim.lease.isValid()) return new NotSent({ reason: "lease lapsed" })
-  const remaining = Math.max(1, budgetMs - (performance.now() - startedAt))
+  const remaining = Math.max(1, deadline - monotonicMs(clock))
   return yield* livekit.createDispatch(room, agentName, call.decision.metadata, remaining).pipe(
     Effect.match({
       onSuccess: ({ id }): Outcome => accepted(agentName, id),
