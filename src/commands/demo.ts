@@ -100,6 +100,7 @@ const logOf = Effect.fnUntraced(function* ({ service }: Stage, { callId }: MadeU
 const ringNext = Effect.fnUntraced(function* (stage: Stage, dead: SampleWorker) {
   const call = nextCaller(stage)
   yield* say(`${call.from} rings ${call.to}`)
+  yield* tellLiveKits(stage, call, "room_started")
   const { answered, takers } = yield* ring(stage, call)
   const lines = yield* logOf(stage, call)
   const missed = lines.find((line) => line.message === "Worker not reached" && line["worker"] === dead.name)

@@ -9,10 +9,12 @@ import type { WorkerClient } from "../fleet/worker-client.ts"
 import type { LiveKit } from "../livekit/livekit.ts"
 import { callerGone, dispatchAgent } from "./agent-dispatch.ts"
 import type { Ours, OursAgain } from "./claim.ts"
-import { type Lease, Ledger, type Taker } from "./ledger.ts"
+import type { Lease } from "./lease.ts"
+import { Ledger } from "./ledger.ts"
 import type { NotSent, Outcome } from "./outcome.ts"
 import { relay } from "./relay.ts"
 import { release, selectInFleet } from "./select-taker.ts"
+import type { Taker } from "./taker.ts"
 
 /** For the whole hand-over, failover included. */
 const budgetMs = 10_000

@@ -4,7 +4,7 @@ import { Effect } from "effect"
 import type { Call } from "../calls/call.ts"
 import type { Result, Seat } from "../fleet/fleet.ts"
 import { WorkerClient } from "../fleet/worker-client.ts"
-import type { Lease } from "./ledger.ts"
+import type { Lease } from "./lease.ts"
 import { Ambiguous, fromAnswer, NotSent, type Outcome } from "./outcome.ts"
 
 const resultOf = (outcome: Outcome): Result => {

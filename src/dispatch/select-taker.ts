@@ -5,7 +5,7 @@ import { Effect, Option, Result } from "effect"
 import { Settings } from "../config.ts"
 import { type Considered, Fleet, type NoFleet, type NoHealthyFleet, type Seat } from "../fleet/fleet.ts"
 import type { Decision } from "../routing/decision.ts"
-import type { AgentRef, WorkerRef } from "./ledger.ts"
+import type { AgentRef, WorkerRef } from "./taker.ts"
 
 /** A worker with a place kept for the call: whoever does not use the seat must end it. */
 export interface AtWorker extends WorkerRef {

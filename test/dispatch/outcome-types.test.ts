@@ -6,7 +6,8 @@ import { Effect, Option } from "effect"
 import { Settings } from "../../src/config.ts"
 import { failover } from "../../src/dispatch/attempts.ts"
 import type { Ours, OursAgain } from "../../src/dispatch/claim.ts"
-import { Fresh, type Lease, Ledger, Resend, type WorkerRef } from "../../src/dispatch/ledger.ts"
+import type { Lease } from "../../src/dispatch/lease.ts"
+import { Fresh, Ledger, Resend } from "../../src/dispatch/ledger.ts"
 import {
   Accepted,
   Ambiguous,
@@ -18,6 +19,7 @@ import {
 } from "../../src/dispatch/outcome.ts"
 import { relay } from "../../src/dispatch/relay.ts"
 import { type AtWorker, atWorker } from "../../src/dispatch/select-taker.ts"
+import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { Fleet, type Seat } from "../../src/fleet/fleet.ts"
 import type { WorkerAnswer } from "../../src/fleet/worker-client.ts"
 import { settingsOf } from "../support/settings.ts"

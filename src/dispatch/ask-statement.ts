@@ -1,0 +1,77 @@
+// The statement that gives a call to whoever asks for its agent.
+
+import { sql } from "kysely"
+import { indexed } from "../calls/call.ts"
+import { changeColumns, type LogChange } from "../calls/changes.ts"
+import { type CallState, query, storable, storableJson } from "../database/schema.ts"
+import type { Decision } from "../routing/decision.ts"
+import { routeOf } from "./explanation.ts"
+import { replica } from "./lease.ts"
+
+/** What somebody asks who will dispatch the agent that we name. */
+export interface Ask {
+  /** Their id of the call, as it is looked up. */
+  readonly key: string
+  readonly askedId: string
+  readonly roomName: string
+  readonly meeting: string
+  readonly from: string
+  readonly to: string
+  readonly trunkId: string
+  readonly decision: Decision
+}
+
+/** What the statement says of the call's row, as it is afterwards. */
+export interface AskedRow extends LogChange {
+  readonly state: CallState
+  readonly agent_name: string | null
+  readonly metadata: string | null
+  readonly left: boolean
+  readonly moved: boolean
+  readonly taken_now: boolean
+}
+
+// Whoever asks has the call from now on, if nobody had it: it counts as accepted. One statement, like the claim.
+export const askStatement = (ask: Ask, rowId: string, claimId: string, answer: string) => {
+  const { decision } = ask
+  const text = (value: string | undefined) => sql`${value === undefined ? null : storable(value)}::text`
+  const left = sql<boolean>`coalesce(c.caller_left_ms >= coalesce(c.caller_joined_ms, c.caller_left_ms), false)`
+  const takes = sql<boolean>`(c.state IN ('none', 'waiting') AND c.direction IS DISTINCT FROM 'outbound' AND NOT ${left})`
+  const taken = (name: string) =>
+    sql`${sql.raw(name)} = CASE WHEN ${takes} THEN ${sql.raw(`excluded.${name}`)} ELSE ${sql.raw(`c.${name}`)} END`
+  const kept = (name: string) => sql`${sql.raw(name)} = coalesce(${sql.raw(`c.${name}, excluded.${name}`)})`
+  const claimed = ["state", "claim", "owner", "target", "agent_name", "metadata", "outcome", "answer_status"]
+  const facts = ["asked_id", "direction", "caller", "caller_e164", "dialed", "dialed_e164", "trunk_id"]
+  const verdict = sql`c.state, c.agent_name, c.metadata, ${left} AS "left",
+    coalesce(c.claim = ${claimId}::uuid, false) AS taken_now, ${changeColumns("before", "c")}`
+  return sql<AskedRow>`
+    WITH who AS MATERIALIZED (
+      SELECT call_key_of(${ask.key}::text, ${[ask.key]}::text[], ${ask.meeting}::text, true) AS key
+    ),
+    before AS (SELECT b.* FROM calls b, who WHERE b.call_key = who.key),
+    asked AS (
+      INSERT INTO calls AS c (
+        id, call_key, state, claim, owner, target, agent_name, metadata, outcome, answer_status, answer_type,
+        answer_body, claimed_at, settled_at, asked_id, direction, caller, caller_e164, dialed, dialed_e164, trunk_id,
+        tenant_id, campaign_id, did_id, room_key, room_name, explanation
+      )
+      SELECT ${rowId}::uuid, who.key, 'accepted', ${claimId}::uuid, ${replica}::text, 'agent',
+        ${text(decision.agent.name)}, ${decision.metadata}::text, 'accepted', 200, 'application/json',
+        convert_to(${answer}::text, 'UTF8'), clock_timestamp(), clock_timestamp(), ${text(ask.askedId)}, 'inbound',
+        ${text(ask.from)}, ${text(decision.callerE164)}, ${text(ask.to)}, ${text(decision.dialedE164)},
+        ${text(ask.trunkId)}, ${decision.tenantId ?? null}::uuid, ${decision.campaignId ?? null}::uuid,
+        ${decision.didId ?? null}::uuid, ${indexed(ask.roomName)}::text, ${text(ask.roomName)},
+        ${storableJson({ route: routeOf(decision) })}::jsonb
+      FROM who
+      ON CONFLICT (call_key) DO UPDATE SET
+        ${sql.join(claimed.map(taken))}, ${sql.join(["answer_type", "answer_body", "settled_at"].map(taken))},
+        ${sql.join([...facts, "tenant_id", "campaign_id", "did_id", "explanation", "claimed_at"].map(kept))}
+      WHERE ${takes} OR c.asked_id IS NULL
+      RETURNING c.*
+    )
+    SELECT ${verdict}, true AS moved FROM asked c LEFT JOIN before ON true
+    UNION ALL
+    SELECT ${verdict}, false AS moved FROM who JOIN calls c ON c.call_key = who.key LEFT JOIN before ON true
+    WHERE NOT EXISTS (SELECT 1 FROM asked)
+  `.compile(query)
+}
