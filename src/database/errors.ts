@@ -7,7 +7,7 @@ export class DatabaseUnavailable extends Data.TaggedError("DatabaseUnavailable")
   readonly cause: unknown
 }> {
   override get message() {
-    return `The database cannot be reached: ${describe(this.cause)}`
+    return `The database cannot be reached: ${messageOf(this.cause)}`
   }
 }
 
@@ -18,15 +18,17 @@ export class QueryRefused extends Data.TaggedError("QueryRefused")<{
   readonly cause: unknown
 }> {
   override get message() {
-    return `The database refused a query (${this.code}): ${describe(this.cause)}`
+    return `The database refused a query (${this.code}): ${messageOf(this.cause)}`
   }
 }
 
 export type DatabaseError = DatabaseUnavailable | QueryRefused
 
-const describe = (cause: unknown): string => {
-  if (cause instanceof AggregateError) return cause.errors.map(describe).join("; ")
-  return cause instanceof Error ? cause.message : String(cause)
+/** What a driver's error says, whatever it is. */
+export const messageOf = (cause: unknown): string => {
+  if (cause instanceof AggregateError) return cause.errors.map(messageOf).join("; ")
+  if (Predicate.hasProperty(cause, "message")) return String(cause.message)
+  return typeof cause === "string" ? cause : "no reason given"
 }
 
 const codeOf = (cause: unknown) =>

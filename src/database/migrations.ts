@@ -3,7 +3,7 @@
 import { readdir, readFile } from "node:fs/promises"
 import { Data, Effect } from "effect"
 import type { Engine, MigrationSession } from "./engine.ts"
-import { DatabaseUnavailable, isConnectionTrouble } from "./errors.ts"
+import { DatabaseUnavailable, isConnectionTrouble, messageOf } from "./errors.ts"
 
 /** A file of `sql/` that the database refused; it has changed nothing. */
 export class MigrationFailed extends Data.TaggedError("MigrationFailed")<{
@@ -11,8 +11,7 @@ export class MigrationFailed extends Data.TaggedError("MigrationFailed")<{
   readonly cause: unknown
 }> {
   override get message() {
-    const { cause } = this
-    return `Migration ${this.file} failed: ${cause instanceof Error ? cause.message : String(cause)}`
+    return `Migration ${this.file} failed: ${messageOf(this.cause)}`
   }
 }
 

@@ -1,8 +1,9 @@
 // What an orchestrator, a load balancer and Prometheus ask.
 
-import { Effect, type Layer } from "effect"
+import { Effect, type Layer, Option } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
+import { Settings } from "../config.ts"
 import { Backlog } from "../database/backlog.ts"
 import { Database } from "../database/database.ts"
 import { Fleet } from "../fleet/fleet.ts"
@@ -12,8 +13,9 @@ import { Keys } from "../webhook/keys.ts"
 import { problem } from "./answers.ts"
 import { Draining } from "./draining.ts"
 
-type Needs = Database | Backlog | Fleet | Keys | Draining
+type Needs = Settings | Database | Backlog | Fleet | Keys | Draining
 
+// Where agents take the calls that no worker does, or that are not meant for one, the fleet is nobody's reason.
 /** Every reason why this replica should get no calls now; none where it is ready. */
 const reasons = Effect.gen(function* () {
   const found: Array<string> = []
@@ -24,9 +26,12 @@ const reasons = Effect.gen(function* () {
   if (fault !== undefined) found.push(fault)
   const keys = yield* Keys
   if (keys.names.length === 0) found.push("No LiveKit API key is set")
+  const { fallbackAgent, inboundTarget } = yield* Settings
+  if (Option.isSome(fallbackAgent)) return found
   const fleet = yield* Fleet
   const workers = yield* fleet.view
   if (!fleet.known()) found.push("core_fleet was not read yet")
+  else if (workers.length === 0 && inboundTarget === "agent") return found
   else if (workers.length === 0) found.push("No fleet: the setting core_fleet is empty")
   else if (!workers.some((worker) => worker.up)) {
     const why = workers.map((worker) => `${worker.name}: ${worker.whyOut}`).join("; ")

@@ -19,7 +19,7 @@ const internationalPrefix = /^\(?(?:00|011)\)?[ .-]*(?=[1-9])/
 
 type Parsed = NonNullable<ReturnType<typeof parsePhoneNumberFromString>>
 
-/** The number that a text is, of a length that its plan has: invented numbers are in no plan, and are used. */
+/** The number that a text is, of a length that its plan has: invented numbers are in no plan, but in use. */
 const parsed = (text: string, region?: CountryCode): Parsed | undefined => {
   const options = region === undefined ? { extract: false } : { extract: false, defaultCountry: region }
   const found = parsePhoneNumberFromString(text, options)
@@ -27,8 +27,8 @@ const parsed = (text: string, region?: CountryCode): Parsed | undefined => {
 }
 
 /**
- * The form in which a number stays when it is read again. Parsing drops one trunk prefix at a time, and a number
- * that was looked up in one form must not be stored in another.
+ * The form in which a number stays when it is read again. Parsing drops one trunk prefix at a time, and a
+ * number that was looked up in one form must not be stored in another.
  */
 const settled = (number: string | undefined): string | undefined => {
   let current = number

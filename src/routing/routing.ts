@@ -28,13 +28,13 @@ interface Question {
   readonly reply: Deferred.Deferred<Answer | undefined>
 }
 
-// More numbers than most platforms have. An entry takes about 280 bytes as read at the start and 410 as asked for
-// by a call, so that the memory stays below 85 MB when it is full.
+// More numbers than most platforms have. An entry takes about 280 bytes as read at the start and 410 as asked
+// for by a call, so that the memory stays below 85 MB when it is full.
 const mostEntries = 200_000
 
 // The caller hears ringing, and an old answer, or none, is better than none for long.
 const patienceMs = 1_000
-// An answer that comes later than that is of use to the next call only; one that never comes must be asked anew.
+// A later answer is of use to the next call only; for one that never comes the database must be asked anew.
 const giveUpAfter = "5 seconds"
 
 // Small enough that no call waits behind a page, on the embedded database not either.
@@ -56,7 +56,8 @@ interface Row {
 
 // A number without a tenant of its own belongs to that of its campaign.
 const dids = sql`
-  SELECT d.id, d.number, d.target, t.id AS tenant_id, t.default_agent, c.id AS campaign_id, c.agent_name, c.active
+  SELECT d.id, d.number, d.target, t.id AS tenant_id, t.default_agent,
+    c.id AS campaign_id, c.agent_name, c.active
   FROM dids d
   LEFT JOIN campaigns c ON c.id = d.campaign_id
   LEFT JOIN tenants t ON t.id = coalesce(d.tenant_id, c.tenant_id)
@@ -133,7 +134,7 @@ const makeMemory = () => {
 export class Routing extends Context.Service<
   Routing,
   {
-    /** What is known of a dialed number in any form. Waits a second at most for the database if it must be asked. */
+    /** What is known of a dialed number in any form; waits a second at most for the database. */
     readonly known: (dialed: string) => Effect.Effect<Knowledge>
     /** Who answers this call, and what an agent is told. Writes nothing. */
     readonly decide: (inquiry: Inquiry) => Effect.Effect<Decision>
@@ -192,7 +193,7 @@ export class Routing extends Context.Service<
           reply: Deferred.makeUnsafe<Answer | undefined>(),
         }
         questions.set(number, question)
-        // Not the asking call's own fiber: others wait for the answer, too, and it is kept if that call is gone.
+        // In no call's own fiber: others wait for the answer, too, and it is kept if that call is gone.
         fork(askDatabase(number, question))
         return question
       }
