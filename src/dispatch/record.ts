@@ -55,7 +55,8 @@ const recordEnd = Effect.fnUntraced(function* (leg: LegEvent, aborted: boolean) 
   if (isSip(leg.participant) && !isOutbound(leg, rules)) {
     yield* log.recordLeave(yield* toCall(leg), { aborted })
   }
-  if (mayAnswer(leg.participant)) yield* log.recordAnswerer(leg, leg.event.createdAtMs)
+  // Whose connection was aborted has never answered anybody.
+  if (!aborted && mayAnswer(leg.participant)) yield* log.recordAnswerer(leg, leg.event.createdAtMs)
 })
 
 const inRoom = (
