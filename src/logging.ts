@@ -31,11 +31,14 @@ const toLine = (options: Logger.Options<unknown>): Line => {
   const parts = Array.isArray(options.message) ? options.message : [options.message]
   const fields: Record<string, unknown> = {}
   const annotations = options.fiber.getRef(References.CurrentLogAnnotations)
-  for (const [name, value] of Object.entries(annotations)) fields[name] = presentable(name, value)
+  const keep = ([name, value]: [string, unknown]) => {
+    if (value !== undefined) fields[name] = presentable(name, value)
+  }
+  Object.entries(annotations).forEach(keep)
   const words: Array<string> = []
   for (const part of parts) {
     if (typeof part === "object" && part !== null) {
-      for (const [name, value] of Object.entries(part)) fields[name] = presentable(name, value)
+      Object.entries(part).forEach(keep)
     } else {
       words.push(String(part))
     }

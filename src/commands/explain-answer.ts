@@ -30,9 +30,7 @@ const Outcome = Schema.fromJsonString(
 )
 const decodeOutcome = Schema.decodeUnknownOption(Outcome)
 
-const Agent = Schema.fromJsonString(
-  Schema.Struct({ ok: Schema.Literal(true), agent_name: Schema.String, dispatch_id: Schema.String }),
-)
+const Agent = Schema.fromJsonString(Schema.Struct({ ok: Schema.Literal(true), agent_name: Schema.String }))
 const decodeAgent = Schema.decodeUnknownOption(Agent)
 
 const failed = (means: string, advice?: string): Explanation => ({ kind: "failed", means, advice })
@@ -112,7 +110,12 @@ const explainReplay = (body: string): Explanation => {
     ambiguous: "this call was sent to a worker before, whose answer never came",
     left: "the caller has left",
   }
-  const why = (stored && known[stored.outcome]) ?? "this is what the worker said the first time"
+  const agent = Option.getOrUndefined(decodeAgent(body))
+  const why =
+    (stored && known[stored.outcome]) ??
+    (agent === undefined
+      ? "this is what the worker said the first time"
+      : `the agent ${agent.agent_name} has the call`)
   return {
     kind: "replayed",
     means: `Answered from the ledger: nothing was sent again; ${why}.`,
@@ -133,6 +136,7 @@ const noted = (means: string, advice?: string): Explanation => ({ kind: "noted",
 const explainSuccess = (body: string, event: WebhookEvent | undefined, rules: LegRules): Explanation => {
   const why = whyNoWorker(event, rules)
   if (why !== undefined) return noted(`Acknowledged: no worker is asked ${why}.`)
+  if (body.startsWith('{"success":true')) return noted("Recorded: this URL dispatches nothing.")
   const agent = Option.getOrUndefined(decodeAgent(body))
   if (agent !== undefined) {
     return { kind: "taken", means: `LiveKit dispatches the agent ${agent.agent_name}.`, advice: undefined }

@@ -122,8 +122,10 @@ export const tellRoute = Effect.fnUntraced(function* (decision: Decision) {
   const { agent, campaignId, didId, error, target, tenantId } = decision
   if (didId !== undefined)
     yield* Effect.logInfo("Phone number found", { did: didId, tenant: tenantId, target })
-  if (error !== undefined)
-    yield* Effect.logWarning(error, { dialed: maskNumber(decision.attributes.phone_number) })
+  const dialed = maskNumber(decision.attributes.phone_number)
+  // A fleet answers numbers that nobody has entered, and that is nothing to warn of.
+  if (error === "Database error") yield* Effect.logWarning(error, { dialed })
+  else if (error !== undefined) yield* Effect.logInfo(error, { dialed })
   if (target === "agent")
     yield* Effect.logInfo(sources[agent.why], { agent: agent.name, campaign: campaignId })
 })

@@ -112,7 +112,9 @@ export const sessionFailure = (failure: Failure): Effect.Effect<Answer> => {
   const errmesg = reasonOf(failure, detail)
   const body = { success: false, errcode: code, erresid, errmesg }
   const response = withRetryAfter(failure, HttpServerResponse.jsonUnsafe(body, { status }))
-  return Effect.as(Effect.logWarning("Session webhook failed", { errcode: code, erresid, errmesg }), response)
+  // Whoever floods us, and is refused for that, must not fill the log as well.
+  const tell = failure._tag === "RateLimited" ? Effect.logDebug : Effect.logWarning
+  return Effect.as(tell("Session webhook failed", { errcode: code, erresid, errmesg }), response)
 }
 
 /** What the session URL says of an event: what became of the room's session, or that nothing did. */
