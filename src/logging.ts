@@ -8,9 +8,12 @@ const idNames = new Set(["call_id", "call", "replica", "event_id"])
 
 // Whatever is logged, logging it must not fail: values JSON cannot hold become texts, and depth has an end.
 const deepest = 6
+const longest = 2_000
+
+const cut = (text: string) => (text.length > longest ? `${text.slice(0, longest)}…` : text)
 
 const presentable = (name: string, value: unknown, depth = 0): unknown => {
-  if (typeof value === "string") return idNames.has(name) ? maskId(value) : maskText(value)
+  if (typeof value === "string") return idNames.has(name) ? maskId(cut(value)) : maskText(cut(value))
   if (value === null || typeof value === "number" || typeof value === "boolean") return value
   if (value instanceof Error || typeof value !== "object") return maskText(String(value))
   if (depth === deepest) return "…"

@@ -5,7 +5,7 @@ import { sql } from "kysely"
 import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { query, storable } from "../database/schema.ts"
-import { type Call, callKey, type LegEvent, roomKey } from "./call.ts"
+import { type Call, callKey, indexed, type LegEvent, roomKey } from "./call.ts"
 import { anyMoves, keyOfLeg, legColumns, mergesOf, namesOf, ruleOf, valuesOf } from "./call-row.ts"
 import { changeColumns, type LogChange, tellChanges } from "./changes.ts"
 
@@ -85,7 +85,7 @@ const answererStatement = (leg: LegEvent, leftAtMs: number | undefined) => {
   return sql<LogChange>`
     WITH moved AS (
       INSERT INTO answerers AS a (room_key, participant, identity, kind, call_key, joined_ms, left_at_ms)
-      VALUES (${room}::text, ${storable(participant.sid || participant.identity)}::text,
+      VALUES (${room}::text, ${indexed(participant.sid || participant.identity)}::text,
         ${storable(participant.identity)}::text, ${storable(participant.kind)}::text,
         ${isLeg ? callKey(leg) : null}::text, ${participant.joinedAtMs || event.createdAtMs}::bigint,
         ${leftAtMs ?? null}::bigint)

@@ -30,6 +30,11 @@ export class Backlog extends Context.Service<
       write: Effect.Effect<A, DatabaseError, R>,
       options?: { readonly always: boolean },
     ) => Effect.Effect<A | undefined, DatabaseError, R>
+    /** Keeps a write for later, without trying it now. */
+    readonly keep: <R>(
+      what: string,
+      write: Effect.Effect<unknown, DatabaseError, R>,
+    ) => Effect.Effect<undefined, never, R>
     /** How many writes wait. */
     readonly size: () => number
   }
@@ -41,7 +46,7 @@ export class Backlog extends Context.Service<
       const waiting: Array<Entry> = []
       let dropped = 0
 
-      const keep = (entry: Entry) =>
+      const enqueue = (entry: Entry) =>
         Effect.suspend(() => {
           waiting.push(entry)
           if (waiting.length <= mostKept) return Effect.void
@@ -110,7 +115,7 @@ export class Backlog extends Context.Service<
         if (!mayKeep) return yield* new DatabaseUnavailable({ cause: "it was never reached" })
         // Nobody waits for a database that others are waiting for already.
         if (waiting.length > 0 || !database.reached()) {
-          yield* keep(entry)
+          yield* enqueue(entry)
           return undefined
         }
         const written = yield* effect.pipe(
@@ -118,12 +123,21 @@ export class Backlog extends Context.Service<
           Effect.catchTag("DatabaseUnavailable", () => Effect.succeed(Option.none<A>())),
         )
         if (Option.isSome(written)) return written.value
-        yield* keep(entry)
+        yield* enqueue(entry)
         yield* Effect.logWarning("Database away: events are kept in memory", { event: what })
         return undefined
       })
 
-      return Backlog.of({ write, size: () => waiting.length })
+      const keep = Effect.fnUntraced(function* <R>(
+        what: string,
+        effect: Effect.Effect<unknown, DatabaseError, R>,
+      ): Effect.fn.Return<undefined, never, R> {
+        const context = yield* Effect.context<R>()
+        yield* enqueue({ what, write: Effect.provideContext(effect, context) })
+        return undefined
+      })
+
+      return Backlog.of({ write, keep, size: () => waiting.length })
     }),
   )
 }

@@ -5,6 +5,7 @@ import { indexed, meetingOf } from "../calls/call.ts"
 import { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import { Settings } from "../config.ts"
 import { Backlog } from "../database/backlog.ts"
+import { DatabaseUnavailable } from "../database/errors.ts"
 import { maskNumber } from "../masking.ts"
 import { type Decision, decide } from "../routing/decision.ts"
 import { Routing } from "../routing/routing.ts"
@@ -97,15 +98,28 @@ const answerQuestion = Effect.fnUntraced(function* (question: typeof Question.Ty
   })
   yield* tellRoute({ ...decision, target: "agent" })
   const meeting = meetingOf(roomName, decision.callerE164 ?? from)
-  const claiming = { key: indexed(askedId), askedId, roomName, meeting, from, to: dialed, trunkId, decision }
   const later = JSON.stringify({ ok: true, agent_name: decision.agent.name })
-  const asked = yield* backlog
-    .write("sip-inbound", ledger.ask(claiming, later), { always: true })
-    .pipe(
-      Effect.catch((error) =>
-        Effect.as(Effect.logError("Call log not written", { why: error.message }), undefined),
-      ),
-    )
+  const claimFor = ({ agent, metadata }: Decision, found: Decision) => {
+    const asked = { key: indexed(askedId), askedId, roomName, meeting, from, to: dialed, trunkId }
+    return ledger.ask({ ...asked, decision: { ...found, agent, metadata } }, later)
+  }
+  // Whoever could not look the number up cannot write, either; what the number is will be found out by then.
+  const asked = yield* (
+    decision.error === "Database error"
+      ? backlog.keep(
+          "sip-inbound",
+          Effect.flatMap(routing.decide({ from, to: dialed, trunkId }), (found) =>
+            found.error === "Database error"
+              ? Effect.fail(new DatabaseUnavailable({ cause: "the number cannot be looked up" }))
+              : claimFor(decision, found),
+          ),
+        )
+      : backlog.write("sip-inbound", claimFor(decision, decision), { always: true })
+  ).pipe(
+    Effect.catch((error) =>
+      Effect.as(Effect.logError("Call log not written", { why: error.message }), undefined),
+    ),
+  )
   const answer = asked === undefined ? toAnswer(decision) : answerAsked(decision, asked)
   if (asked?._tag === "GivenTo" && asked.now) yield* Effect.logInfo("Dispatched", { agent: asked.agent })
   return answer

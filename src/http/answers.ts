@@ -102,8 +102,14 @@ const reasonOf = (failure: Failure, detail: string) =>
     ? `Webhook verification failed: ${(failure satisfies InvalidSignature).why}`
     : detail
 
-const idLetters = "0123456789abcdefghijklmnopqrstuvwxyz"
-const makeErrorId = () => Array.from({ length: 10 }, () => idLetters[randomInt(idLetters.length)]).join("")
+// A letter at every other place: a run of digits would be masked in the log, as if it were a phone number.
+const letters = "abcdefghijklmnopqrstuvwxyz"
+const lettersAndDigits = `${letters}0123456789`
+const makeErrorId = () =>
+  Array.from({ length: 10 }, (_, place) => {
+    const from = place % 2 === 0 ? letters : lettersAndDigits
+    return from[randomInt(from.length)]
+  }).join("")
 
 /** A failure as the session URL tells it; its id stands in the log, too. */
 export const sessionFailure = (failure: Failure): Effect.Effect<Answer> => {

@@ -63,6 +63,9 @@ export const healthRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | Nee
     yield* router.add("GET", "/healthz", HttpServerResponse.jsonUnsafe({ status: "ok", version }))
     yield* router.add("GET", "/readyz", Effect.provideContext(readiness, context))
     yield* router.add("GET", "/metrics", Effect.provideContext(metrics, context))
-    yield* router.add("*", "/*", problem(404, "There is nothing here"))
+    // Not `*`, which would take HEAD away from the routes of GET.
+    for (const method of ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const) {
+      yield* router.add(method, "/*", problem(404, "There is nothing here"))
+    }
   }),
 )

@@ -92,9 +92,15 @@ export const receiving = <E extends { readonly _tag: string }, R>(
 ): Effect.Effect<Answer, never, R | ReceivingNeeds | HttpServerRequest.HttpServerRequest> =>
   Effect.gen(function* () {
     const sender = yield* source
-    return yield* work(countUnsigned(sender)).pipe(
+    let counted = false
+    const countOnce = Effect.suspend(() => {
+      if (counted) return Effect.void
+      counted = true
+      return countUnsigned(sender)
+    })
+    return yield* work(countOnce).pipe(
       Effect.tapError(tellRefusal),
-      Effect.tapError((error) => (unsigned.has(error._tag) ? countUnsigned(sender) : Effect.void)),
+      Effect.tapError((error) => (unsigned.has(error._tag) ? countOnce : Effect.void)),
     )
   }).pipe(
     Effect.tapError((error) =>

@@ -8,7 +8,7 @@ import { InvalidSignature, MissingAuth } from "../webhook/signature.ts"
 import { isAdmin } from "./admin-token.ts"
 import { failureAnswer, problem } from "./answers.ts"
 import { type ReceivingNeeds, readBytes, receiving } from "./receiving.ts"
-import { eventsPath, sipInboundPath } from "./webhook-routes.ts"
+import { eventsPath, methodNotAllowed, notPost, sipInboundPath } from "./webhook-routes.ts"
 
 export const testPath = "/api/v1/webhooks/test"
 const healthPath = "/api/v1/webhooks/health"
@@ -52,12 +52,6 @@ export const testRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | Trial
       yield* router.add("GET", healthPath, health)
       if (production && Option.isNone(adminToken)) return
       yield* router.add("POST", testPath, Effect.provideContext(onTest, context))
-      for (const method of ["GET", "PUT", "PATCH", "DELETE"] as const) {
-        yield* router.add(
-          method,
-          testPath,
-          HttpServerResponse.setHeader(problem(405, `Only POST ${testPath}`), "Allow", "POST"),
-        )
-      }
+      for (const method of notPost) yield* router.add(method, testPath, methodNotAllowed(testPath))
     }),
   )

@@ -41,32 +41,24 @@ const onSessions = receiving(
 )
 
 // Either signature will do; without any, only where the setting says so.
-const verifyAsker = Effect.fnUntraced(function* (body: Uint8Array) {
-  const { headers } = yield* HttpServerRequest.HttpServerRequest
-  const { sipInboundUnsigned } = yield* Settings
+const signatureOf = Effect.map(HttpServerRequest.HttpServerRequest, ({ headers }) => {
   const signature = headers["x-livekit-signature"] ?? ""
   const authorization = headers["authorization"] ?? ""
-  if (signature !== "") {
-    yield* verifyHmac(signature, body)
-    return true
-  }
-  if (authorization !== "") {
-    yield* verifySignature(authorization, body)
-    return true
-  }
-  return sipInboundUnsigned ? false : yield* Effect.fail(new MissingAuth())
+  if (signature !== "") return (body: Uint8Array) => verifyHmac(signature, body)
+  return authorization === "" ? undefined : (body: Uint8Array) => verifySignature(authorization, body)
 })
 
 const onSipInbound = receiving(
   (counted) =>
     Effect.gen(function* () {
-      const { headers } = yield* HttpServerRequest.HttpServerRequest
       const { sipInboundUnsigned } = yield* Settings
-      const isSigned = (headers["x-livekit-signature"] ?? headers["authorization"] ?? "") !== ""
-      if (!isSigned && !sipInboundUnsigned) return yield* Effect.fail(new MissingAuth())
-      if (!isSigned) yield* counted
+      const verify = yield* signatureOf
+      if (verify === undefined) {
+        if (!sipInboundUnsigned) return yield* Effect.fail(new MissingAuth())
+        yield* counted
+      }
       const body = yield* readBytes
-      yield* verifyAsker(body)
+      if (verify !== undefined) yield* verify(body)
       return HttpServerResponse.jsonUnsafe(yield* ask(body))
     }),
   (failure) => Effect.succeed(failureAnswer(failure)),
@@ -74,7 +66,11 @@ const onSipInbound = receiving(
 
 type Needs = PipelineNeeds | AskNeeds | ReceivingNeeds
 
-const methodNotAllowed = (path: string) =>
+/** Every method that a URL to post to does not have; HEAD goes with GET. */
+export const notPost = ["GET", "OPTIONS", "PUT", "PATCH", "DELETE"] as const
+
+/** The answer to those. */
+export const methodNotAllowed = (path: string) =>
   HttpServerResponse.setHeader(problem(405, `Only POST ${path}`), "Allow", "POST")
 
 /** The URLs that LiveKit posts to; each answers other methods with 405. */
@@ -90,9 +86,7 @@ export const webhookRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | Ne
     for (const [path, handle] of Object.entries(handlers)) {
       const at = path as HttpRouter.PathInput
       yield* router.add("POST", at, Effect.provideContext(handle, context))
-      for (const method of ["GET", "PUT", "PATCH", "DELETE"] as const) {
-        yield* router.add(method, at, methodNotAllowed(path))
-      }
+      for (const method of notPost) yield* router.add(method, at, methodNotAllowed(path))
     }
   }),
 )
