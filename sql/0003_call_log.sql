@@ -233,7 +233,8 @@ CREATE TRIGGER call_facts_updated
 -- A lead's status is that of its newest call.
 CREATE FUNCTION follow_newest_call() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  PERFORM 1 FROM leads WHERE id = NEW.lead_id FOR UPDATE;
+  -- Not FOR UPDATE: the row's reference to its lead holds a key share already, and two calls would deadlock.
+  PERFORM 1 FROM leads WHERE id = NEW.lead_id FOR NO KEY UPDATE;
   UPDATE leads l SET status = newest.status, last_call_at = newest.started_at
   FROM (
     SELECT CASE WHEN c.status IN ('ringing', 'active') THEN 'calling' ELSE c.status END AS status,

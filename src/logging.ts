@@ -4,7 +4,7 @@ import { Cause, Layer, Logger, References } from "effect"
 import type { SettingsShape } from "./config.ts"
 import { maskId, maskText } from "./masking.ts"
 
-const idNames = new Set(["call_id", "call", "replica", "event_id"])
+const idNames = new Set(["call_id", "call", "replica", "event_id", "did", "tenant", "campaign"])
 
 // Whatever is logged, logging it must not fail: values JSON cannot hold become texts, and depth has an end.
 const deepest = 6

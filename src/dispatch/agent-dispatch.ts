@@ -20,7 +20,7 @@ export const callerGone = "caller has left"
 
 const isFresh = ({ leg: { event } }: Call, { known }: Fresh, nowMs: number) =>
   !known &&
-  nowMs - event.createdAtMs < freshForMs &&
+  Math.abs(nowMs - event.createdAtMs) < freshForMs &&
   event.createdAtMs - event.room.creationTimeMs < youngForMs
 
 const accepted = (agentName: string, dispatchId: string) =>
@@ -44,7 +44,7 @@ const outcomeOf = (error: LiveKitError): NotSent | Ambiguous => {
   const reason = reasonOf(error)
   switch (error._tag) {
     case "LiveKitNotReached":
-      return new NotSent({ reason })
+      return new NotSent({ reason: error.reason === "lease lapsed" ? error.reason : reason })
     case "LiveKitSilent":
       return new Ambiguous({ reason })
     case "LiveKitRefused": {
@@ -93,9 +93,8 @@ export const dispatchAgent = Effect.fnUntraced(function* (
     return accepted(agentName, dispatched?.id ?? "")
   }
 
-  if (!claim.lease.isValid()) return new NotSent({ reason: "lease lapsed" })
-  const remaining = Math.max(1, deadline - monotonicMs(clock))
-  return yield* livekit.createDispatch(room, agentName, call.decision.metadata, remaining).pipe(
+  const sending = { withinMs: deadline - monotonicMs(clock), mayStart: claim.lease.isValid }
+  return yield* livekit.createDispatch(room, agentName, call.decision.metadata, sending).pipe(
     Effect.match({
       onSuccess: ({ id }): Outcome => accepted(agentName, id),
       onFailure: outcomeOf,

@@ -99,7 +99,9 @@ const recordGone = Effect.fnUntraced(function* (call: Call) {
   const log = yield* CallLog
   const backlog = yield* Backlog
   const event = { ...call.leg.event, createdAtMs: Date.now() }
-  const leg = { event, participant: { ...call.leg.participant, attributes: new Map() } }
+  const attributes = new Map(call.leg.participant.attributes)
+  attributes.delete("sip.callStatus")
+  const leg = { event, participant: { ...call.leg.participant, attributes } }
   const gone = log.recordLeave({ ...call, leg }, { aborted: false })
   yield* Effect.ignore(backlog.write("caller gone", gone))
 })

@@ -41,7 +41,8 @@ export const selectInFleet = Effect.fnUntraced(function* (
     const { considered, seat } = selected.success
     return Result.succeed({ place: atWorker(seat), considered })
   }
-  const fallback = yield* fallbackAgent
+  // A fleet that was not read yet is not one that has nobody.
+  const fallback = fleet.known() ? yield* fallbackAgent : Option.none<AgentRef>()
   return Option.match(fallback, {
     onNone: () => Result.fail(selected.failure),
     onSome: (place) => Result.succeed({ place, considered: selected.failure.considered }),

@@ -1,11 +1,19 @@
 // HTTP to a worker: its health, and the POST that gives it a call. Knows to the byte whether anything was sent.
 
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
-import { Context, Data, Effect, Layer, Option, Predicate, Redacted, Schema, Stream } from "effect"
+import { Context, Data, Effect, Layer, Option, Redacted, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Settings } from "../config.ts"
+import {
+  codeOf,
+  connectMs,
+  Gate,
+  gatedConnections,
+  gateOption,
+  type NothingSentReason,
+  unsentReason,
+} from "../sending/gate.ts"
 import type { HealthReport } from "./worker.ts"
 
 /** What a worker is told of a call; exactly the body of the relay. */
@@ -31,15 +39,6 @@ export interface DispatchOptions {
   readonly mayStart: () => boolean
 }
 
-export type NothingSentReason =
-  | "refused"
-  | "unresolvable"
-  | "connect timeout"
-  | "unreachable"
-  | "tls"
-  | "not connected"
-  | "lease lapsed"
-
 /** No byte of the request left this process, for certain: whoever asks may ask another worker. */
 export class NothingSent extends Data.TaggedClass("NothingSent")<{ readonly reason: NothingSentReason }> {}
 
@@ -52,77 +51,9 @@ export class ProbeFailed extends Data.TaggedClass("ProbeFailed")<{
   readonly refused: boolean
 }> {}
 
-const connectMs = 1_000
 const probeMs = 500
 const bodyLimit = 64 * 1024
 const okBody = new TextEncoder().encode('{"ok":true}')
-
-// A worker may close an idle connection just as we write on it, and that looks like a request that was sent
-// and never answered. So a connection idle for 2 s is not used again; the rest is margin for the timer.
-const reuseWithinMs = 1_900
-
-/**
- * Stands between connecting and the first byte of one request. The dispatcher asks it once the connection is
- * there: what it refuses then has sent nothing, and what it let pass counts as sent.
- */
-class Gate {
-  state: "waiting" | "passed" | "closed" = "waiting"
-  private readonly mayStart: () => boolean
-  constructor(mayStart: () => boolean) {
-    this.mayStart = mayStart
-  }
-  pass(): boolean {
-    if (this.state === "waiting") this.state = this.mayStart() ? "passed" : "closed"
-    return this.state === "passed"
-  }
-}
-
-const gateOption = "switchhookGate"
-
-const withGate: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options, handler) => {
-  const gate = (options as { [gateOption]?: Gate })[gateOption]
-  if (gate === undefined) return dispatch(options, handler)
-  return dispatch(options, {
-    onRequestStart: (controller, context) => {
-      if (!gate.pass()) return controller.abort(new Error("held back before the first byte"))
-      handler.onRequestStart?.(controller, context)
-    },
-    onRequestUpgrade: (...args) => handler.onRequestUpgrade?.(...args),
-    onResponseStart: (...args) => handler.onResponseStart?.(...args),
-    onResponseData: (...args) => handler.onResponseData?.(...args),
-    onResponseEnd: (...args) => handler.onResponseEnd?.(...args),
-    onResponseError: (...args) => handler.onResponseError?.(...args),
-  })
-}
-
-const dispatcher = Effect.acquireRelease(
-  Effect.sync(() =>
-    new Agent({
-      connect: { timeout: connectMs },
-      keepAliveTimeout: reuseWithinMs,
-      keepAliveMaxTimeout: reuseWithinMs,
-    }).compose(withGate),
-  ),
-  (agent) => Effect.promise(() => agent.destroy()),
-)
-
-const codeOf = (error: unknown): string => {
-  for (let cause = error, depth = 0; Predicate.isObject(cause) && depth < 6; depth++) {
-    if (Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code)) return cause.code
-    if (cause instanceof AggregateError && cause.errors.length > 0) cause = cause.errors[0]
-    else cause = Predicate.hasProperty(cause, "reason") ? cause.reason : (cause as { cause?: unknown }).cause
-  }
-  return ""
-}
-
-const unsentReason = (code: string): NothingSentReason => {
-  if (code === "ECONNREFUSED") return "refused"
-  if (code === "ENOTFOUND" || code === "EAI_AGAIN") return "unresolvable"
-  if (code === "UND_ERR_CONNECT_TIMEOUT") return "connect timeout"
-  if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
-  if (/CERT|SSL|TLS|SELF_SIGNED|ALTNAME/.test(code)) return "tls"
-  return "not connected"
-}
 
 interface BodyReader {
   /** Reads to the end, or until there is too much or the connection breaks. */
@@ -277,7 +208,7 @@ export class WorkerClient extends Context.Service<
   static readonly layer = Layer.provide(
     WorkerClient.layerNoDeps,
     NodeHttpClient.layerUndiciNoDispatcher.pipe(
-      Layer.provide(Layer.effect(NodeHttpClient.Dispatcher, dispatcher)),
+      Layer.provide(Layer.effect(NodeHttpClient.Dispatcher, gatedConnections)),
     ),
   )
 }

@@ -27,10 +27,10 @@ const reasons = Effect.gen(function* () {
   const keys = yield* Keys
   if (keys.names.length === 0) found.push("No LiveKit API key is set")
   const { fallbackAgent, inboundTarget } = yield* Settings
-  if (Option.isSome(fallbackAgent)) return found
   const fleet = yield* Fleet
   const workers = yield* fleet.view
   if (!fleet.known()) found.push("core_fleet was not read yet")
+  else if (Option.isSome(fallbackAgent)) return found
   else if (workers.length === 0 && inboundTarget === "agent") return found
   else if (workers.length === 0) found.push("No fleet: the setting core_fleet is empty")
   else if (!workers.some((worker) => worker.up)) {

@@ -1,14 +1,10 @@
 // LiveKit's API: who is in a room, and an agent sent into it. Knows whether a request that failed may have arrived.
 
-import { Context, Data, Effect, Layer, Option, Predicate, Redacted } from "effect"
-import {
-  AgentDispatchClient,
-  type ClientOptions,
-  ParticipantInfo,
-  RoomServiceClient,
-  ServerError,
-} from "livekit-server-sdk"
+import type { Dispatcher } from "@effect/platform-node/Undici"
+import { Context, Data, Effect, Layer, Option, Redacted, Schema } from "effect"
+import { AgentDispatchClient, ParticipantInfo, RoomServiceClient } from "livekit-server-sdk"
 import { Settings } from "../config.ts"
+import { codeOf, Gate, gatedConnections, gateOption, unsentReason } from "../sending/gate.ts"
 
 /** Somebody in a room, or who was there when LiveKit crashed; `kind` by LiveKit's name for it, as in a webhook. */
 export interface RoomParticipant {
@@ -42,95 +38,85 @@ export type LiveKitError = LiveKitRefused | LiveKitNotReached | LiveKitSilent
 // No code of Twirp's has a space.
 const malformedBody = "malformed body"
 
-/** An error and its causes, the outermost first. */
-const causesOf = (error: unknown): ReadonlyArray<object> => {
-  const causes: Array<object> = []
-  for (let cause = error; Predicate.isObject(cause) && causes.length < 6; ) {
-    causes.push(cause)
-    if (cause instanceof AggregateError && cause.errors.length > 0) cause = cause.errors[0]
-    else cause = Predicate.hasProperty(cause, "cause") ? cause.cause : undefined
+const TwirpError = Schema.fromJsonString(Schema.Struct({ code: Schema.String }))
+const decodeError = Schema.decodeUnknownOption(TwirpError)
+
+// Twirp's own are a word each; a proxy's page is none.
+const twirpCode = /^[a-z_]{1,40}$/
+
+const codeIn = (text: string): string | undefined => {
+  const code = Option.getOrUndefined(decodeError(text))?.code
+  return code !== undefined && twirpCode.test(code) ? code : undefined
+}
+
+/** Who to ask, and how long and whether still. */
+interface Sending {
+  readonly withinMs: number
+  /** Asked once connected, before the first byte: false, and nothing is sent. */
+  readonly mayStart: () => boolean
+}
+
+/** One request on its way: what is known of it when it fails. */
+class Request {
+  status: number | undefined
+  code: string | undefined
+  readonly gate: Gate
+  private readonly origin: string
+  private readonly connections: Dispatcher
+  private readonly signal: AbortSignal
+
+  constructor(origin: string, connections: Dispatcher, gate: Gate, signal: AbortSignal) {
+    this.origin = origin
+    this.connections = connections
+    this.gate = gate
+    this.signal = signal
   }
-  return causes
-}
 
-const textOf = (cause: object, name: string): string =>
-  Predicate.hasProperty(cause, name) && Predicate.isString(cause[name]) ? cause[name] : ""
-
-// What can only go wrong before the first byte of a request. An alert is the other side's, and may come later.
-const handshakeFailed = (code: string) =>
-  /CERT|ALTNAME|UNABLE_TO_|HOSTNAME_MISMATCH|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL/.test(code) &&
-  !code.includes("_ALERT_")
-
-// Deno's errors have no codes, only the words of its HTTP client.
-const connectReason = (message: string): string => {
-  if (message.includes("Connection refused")) return "ECONNREFUSED"
-  if (message.includes("dns error")) return "ENOTFOUND"
-  if (message.includes("unreachable")) return "EHOSTUNREACH"
-  return /certificate|corrupt message|handshake/.test(message) ? "TLS" : "not connected"
-}
-
-const unsentReason = (cause: object): string | undefined => {
-  const code = textOf(cause, "code")
-  const message = textOf(cause, "message")
-  // The system call tells more than its error: EHOSTUNREACH of a `read` comes after the request has left.
-  if (["connect", "getaddrinfo"].includes(textOf(cause, "syscall"))) return code || "not connected"
-  if (code === "UND_ERR_CONNECT_TIMEOUT" || handshakeFailed(code)) return code
-  if (message.includes("client error (Connect)")) return connectReason(message)
-  if (message === "bad port" || /^Fetch failed: Requests to port \d+ are blocked/.test(message)) {
-    return "blocked port"
+  /** What the SDK calls in place of its own transport. */
+  readonly request = async (service: string, method: string, data: unknown, headers: object) => {
+    const options = {
+      origin: this.origin,
+      path: `/twirp/livekit.${service}/${method}`,
+      method: "POST" as const,
+      headers: { ...headers, "content-type": "application/json" },
+      body: JSON.stringify(data),
+      signal: this.signal,
+      [gateOption]: this.gate,
+    }
+    const { body, statusCode } = await this.connections.request(options)
+    this.status = statusCode
+    const text = await body.text()
+    if (statusCode >= 200 && statusCode < 300) return JSON.parse(text)
+    this.code = codeIn(text)
+    throw new Error("refused")
   }
-  return undefined
 }
-
-/**
- * Whether a 2xx came with a body that is not the message asked for: not JSON, another JSON, or cut off. Of
- * other answers the SDK never lets such an error through.
- */
-const isUnreadable = (error: unknown): boolean =>
-  error instanceof SyntaxError ||
-  (error instanceof Error && error.message.startsWith("cannot decode ")) ||
-  (error instanceof TypeError && /^(?:terminated$|error reading a body from connection)/.test(error.message))
-
-const silence = (withinMs: number) =>
-  new LiveKitSilent({ reason: `no answer within ${Math.round(withinMs)} ms` })
 
 // Only codes are passed on: a message can contain the token, the URL or a piece of the answer.
-const classify = (error: unknown, withinMs: number): LiveKitError => {
-  if (error instanceof ServerError) {
-    const code = typeof error.code === "string" && /^[a-z_]{1,40}$/.test(error.code) ? error.code : undefined
-    return new LiveKitRefused({ status: error.status, code })
+const failureOf = (request: Request, error: unknown, withinMs: number): LiveKitError => {
+  const { code, gate, status } = request
+  if (status !== undefined) {
+    const isGood = status >= 200 && status < 300
+    return new LiveKitRefused({ status, code: isGood ? malformedBody : code })
   }
-  if (isUnreadable(error)) return new LiveKitRefused({ status: 200, code: malformedBody })
-  const causes = causesOf(error)
-  const unsent = causes.map(unsentReason).find(Predicate.isNotUndefined)
-  if (unsent !== undefined) return new LiveKitNotReached({ reason: unsent })
-  if (causes.some((cause) => ["TimeoutError", "AbortError"].includes(textOf(cause, "name")))) {
-    return silence(withinMs)
+  if (gate.state === "passed") {
+    const reason = error === timeIsUp ? `no answer within ${Math.round(withinMs)} ms` : codeOf(error)
+    return new LiveKitSilent({ reason: reason || "connection lost" })
   }
-  const code = causes.map((cause) => textOf(cause, "code")).find((found) => /^[A-Z][A-Z0-9_]+$/.test(found))
-  return new LiveKitSilent({ reason: code ?? "connection lost" })
+  if (gate.state === "closed") return new LiveKitNotReached({ reason: "lease lapsed" })
+  gate.state = "closed"
+  return new LiveKitNotReached({
+    reason: error === timeIsUp ? "connect timeout" : unsentReason(codeOf(error)),
+  })
 }
 
-// The SDK makes milliseconds of its seconds, and Node throws where those are not whole: 1.001 s is 1000.99… ms.
-const toSeconds = (withinMs: number): number => {
-  const ms = Math.ceil(withinMs)
-  const exact = [ms, ms + 1, ms + 2, ms + 3].find((some) => Number.isInteger((some / 1000) * 1000))
-  return (exact ?? ms) / 1000
-}
+const timeIsUp = Symbol("time is up")
 
-const call = <A>(
-  withinMs: number,
-  send: (options: ClientOptions) => Promise<A>,
-): Effect.Effect<A, LiveKitError> => {
-  if (!(withinMs > 0)) return Effect.fail(new LiveKitNotReached({ reason: "no time left" }))
-  return Effect.tryPromise({
-    // With failover the SDK repeats a call in another region, after errors that leave open whether it was done.
-    try: () => send({ requestTimeout: toSeconds(withinMs), failover: false }),
-    catch: (error) => classify(error, withinMs),
-  }).pipe(
-    // The SDK's own limit is what aborts the request; this one holds whatever it does.
-    Effect.timeoutOrElse({ duration: withinMs, orElse: () => Effect.fail(silence(withinMs)) }),
-  )
+// By way of the SDK's own field: its transport repeats requests, follows redirects and prints answers, and none of
+// it may happen to a request that must not be sent twice.
+const sendingBy = <Client extends object>(client: Client, { request }: Request): Client => {
+  Object.assign(client, { rpc: { request } })
+  return client
 }
 
 // By way of the message: the package that exports the enum is no dependency of ours.
@@ -174,7 +160,7 @@ interface LiveKitShape {
     room: string,
     agentName: string,
     metadata: string,
-    withinMs: number,
+    sending: Sending,
   ) => Effect.Effect<AgentDispatch, LiveKitError>
 }
 
@@ -185,28 +171,60 @@ const notConfigured: LiveKitShape = {
   createDispatch: () => Effect.fail(new LiveKitNotReached({ reason: "not configured" })),
 }
 
-const clientOf = (host: string, key: string, secret: Redacted.Redacted): LiveKitShape => {
-  // A client's time limit is for all its calls, so there is one a call; it holds no connection.
-  const rooms = (options: ClientOptions) => new RoomServiceClient(host, key, Redacted.value(secret), options)
-  const agents = (options: ClientOptions) =>
-    new AgentDispatchClient(host, key, Redacted.value(secret), options)
+const always = () => true
+
+const clientOf = (
+  host: string,
+  key: string,
+  secret: Redacted.Redacted,
+  connections: Dispatcher,
+): LiveKitShape => {
+  const call = <A>(
+    { mayStart, withinMs }: Sending,
+    ask: (request: Request) => Promise<A>,
+  ): Effect.Effect<A, LiveKitError> => {
+    if (!(withinMs > 0)) return Effect.fail(new LiveKitNotReached({ reason: "no time left" }))
+    const gate = new Gate(mayStart)
+    let request: Request | undefined
+    const failure = (error: unknown) =>
+      request === undefined
+        ? new LiveKitNotReached({ reason: "not connected" })
+        : failureOf(request, error, withinMs)
+    return Effect.tryPromise({
+      try: (signal) => {
+        request = new Request(host, connections, gate, signal)
+        return ask(request)
+      },
+      catch: failure,
+    }).pipe(
+      Effect.timeoutOrElse({
+        duration: withinMs,
+        orElse: () => Effect.suspend(() => Effect.fail(failure(timeIsUp))),
+      }),
+    )
+  }
+  // A client is cheap and holds no connection; each request has its own.
+  const rooms = (request: Request) =>
+    sendingBy(new RoomServiceClient(host, key, Redacted.value(secret)), request)
+  const agents = (request: Request) =>
+    sendingBy(new AgentDispatchClient(host, key, Redacted.value(secret)), request)
   return {
     configured: true,
     participants: (room, withinMs) =>
       Effect.map(
-        call(withinMs, (options) => rooms(options).listParticipants(room)),
+        call({ withinMs, mayStart: always }, (request) => rooms(request).listParticipants(room)),
         (found) => found.map(toParticipant),
       ),
     dispatches: (room, withinMs) =>
       Effect.map(
-        call(withinMs, (options) => agents(options).listDispatch(room)),
+        call({ withinMs, mayStart: always }, (request) => agents(request).listDispatch(room)),
         (found) =>
           found
             .filter(({ agentName }) => agentName !== "")
             .map(({ agentName, id }): AgentDispatch => ({ id, agentName })),
       ),
-    createDispatch: (room, agentName, metadata, withinMs) =>
-      call(withinMs, (options) => agents(options).createDispatch(room, agentName, { metadata })).pipe(
+    createDispatch: (room, agentName, metadata, sending) =>
+      call(sending, (request) => agents(request).createDispatch(room, agentName, { metadata })).pipe(
         Effect.map(({ id }): AgentDispatch => ({ id, agentName })),
         Effect.catchTag("LiveKitRefused", (refused) =>
           refused.code === malformedBody ? Effect.succeed({ id: "", agentName }) : Effect.fail(refused),
@@ -219,13 +237,15 @@ export class LiveKit extends Context.Service<LiveKit, LiveKitShape>()("switchhoo
   /** The LiveKit of `LIVEKIT_URL`, asked with the first of our keys. */
   static readonly layer: Layer.Layer<LiveKit, never, Settings> = Layer.effect(
     LiveKit,
-    Effect.map(Settings, ({ apiKeys, livekitUrl }) => {
+    Effect.gen(function* () {
+      const { apiKeys, livekitUrl } = yield* Settings
+      const connections = yield* gatedConnections
       const host = Option.flatMap(livekitUrl, toHost)
       const [first] = apiKeys
       return LiveKit.of(
         first === undefined || Option.isNone(host)
           ? notConfigured
-          : clientOf(host.value, first.key, first.secret),
+          : clientOf(host.value, first.key, first.secret, connections),
       )
     }),
   )

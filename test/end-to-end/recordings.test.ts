@@ -118,6 +118,15 @@ describe.each(variants)("recordings on %s and %s, every line %s", (runtime, kind
     for (const stage of ["authenticate", "record", "select", "claim", "relay", "store"]) {
       expect(value(`switchhook_stage_seconds_count{stage="${stage}"}`)).toBeGreaterThanOrEqual(calls)
     }
+    const ended = (status: string, by: string) =>
+      value(`switchhook_calls_total{status="${status}",hung_up_by="${by}"}`)
+    // Two recordings stop while the phone rings.
+    expect([ended("completed", "caller"), ended("completed", "us")]).toEqual([2, 1])
+    expect([ended("missed", "caller"), ended("missed", "us")]).toEqual([1, 6])
+    expect(value('switchhook_answer_seconds_count{target="fleet"}')).toBe(3)
+    expect(value('switchhook_answer_seconds_sum{target="fleet"}')).toBeCloseTo(2.527 + 2.497 + 0.423, 3)
+    expect(value("switchhook_backlog")).toBe(0)
+    expect(text).not.toMatch(/^switchhook_(extra_answerers|leads_created)_total [1-9]/m)
     const labels = `{worker="${worker.url.slice("http://".length)}"}`
     expect(value(`switchhook_worker_up${labels}`)).toBe(1)
     expect(value(`switchhook_worker_in_flight${labels}`)).toBe(0)

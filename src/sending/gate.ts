@@ -1,0 +1,88 @@
+// Requests of which we know, to the byte, whether anything was sent.
+
+import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
+import { Effect, Predicate, type Scope } from "effect"
+
+/** Why nothing was sent. */
+export type NothingSentReason =
+  | "refused"
+  | "unresolvable"
+  | "connect timeout"
+  | "unreachable"
+  | "tls"
+  | "not connected"
+  | "lease lapsed"
+
+/** For connecting, in ms. */
+export const connectMs = 1_000
+
+// The other side may close an idle connection just as we write on it, and that looks like a request that was sent
+// and never answered. So a connection idle for 2 s is not used again; the rest is margin for the timer.
+const reuseWithinMs = 1_900
+
+/**
+ * Stands between connecting and the first byte of one request. The connection asks it once the connection is
+ * there: what it refuses then has sent nothing, and what it let pass counts as sent.
+ */
+export class Gate {
+  state: "waiting" | "passed" | "closed" = "waiting"
+  private readonly mayStart: () => boolean
+  constructor(mayStart: () => boolean) {
+    this.mayStart = mayStart
+  }
+  pass(): boolean {
+    if (this.state === "waiting") this.state = this.mayStart() ? "passed" : "closed"
+    return this.state === "passed"
+  }
+}
+
+/** The option of a request that names its gate. */
+export const gateOption = "switchhookGate"
+
+const withGate: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options, handler) => {
+  const gate = (options as { [gateOption]?: Gate })[gateOption]
+  if (gate === undefined) return dispatch(options, handler)
+  return dispatch(options, {
+    onRequestStart: (controller, context) => {
+      if (!gate.pass()) return controller.abort(new Error("held back before the first byte"))
+      handler.onRequestStart?.(controller, context)
+    },
+    onRequestUpgrade: (...args) => handler.onRequestUpgrade?.(...args),
+    onResponseStart: (...args) => handler.onResponseStart?.(...args),
+    onResponseData: (...args) => handler.onResponseData?.(...args),
+    onResponseEnd: (...args) => handler.onResponseEnd?.(...args),
+    onResponseError: (...args) => handler.onResponseError?.(...args),
+  })
+}
+
+/** Connections with a gate before every request that names one; its scope closes them. */
+export const gatedConnections: Effect.Effect<Dispatcher, never, Scope.Scope> = Effect.acquireRelease(
+  Effect.sync(() =>
+    new Agent({
+      connect: { timeout: connectMs },
+      keepAliveTimeout: reuseWithinMs,
+      keepAliveMaxTimeout: reuseWithinMs,
+    }).compose(withGate),
+  ),
+  (agent) => Effect.promise(() => agent.destroy()),
+)
+
+/** The code of an error, or of what it was caused by; empty where there is none. */
+export const codeOf = (error: unknown): string => {
+  for (let cause = error, depth = 0; Predicate.isObject(cause) && depth < 6; depth++) {
+    if (Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code)) return cause.code
+    if (cause instanceof AggregateError && cause.errors.length > 0) cause = cause.errors[0]
+    else cause = Predicate.hasProperty(cause, "reason") ? cause.reason : (cause as { cause?: unknown }).cause
+  }
+  return ""
+}
+
+/** In one word, why a request that never left did not. */
+export const unsentReason = (code: string): NothingSentReason => {
+  if (code === "ECONNREFUSED") return "refused"
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") return "unresolvable"
+  if (code === "UND_ERR_CONNECT_TIMEOUT") return "connect timeout"
+  if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
+  if (/CERT|SSL|TLS|SELF_SIGNED|ALTNAME/.test(code)) return "tls"
+  return "not connected"
+}
