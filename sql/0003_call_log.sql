@@ -94,18 +94,20 @@ DECLARE
   name text;
   holder text;
   other record;
+  is_new boolean := false;
 BEGIN
   -- Everybody in the same order, or two deliveries could wait for each other.
   FOR name IN SELECT DISTINCT n FROM unnest(names) n WHERE n <> '' ORDER BY n LOOP
     SELECT a.call_key INTO holder FROM call_aliases a WHERE a.alias = name;
     IF NOT FOUND THEN
       INSERT INTO call_aliases (alias, call_key) VALUES (name, own) ON CONFLICT DO NOTHING;
+      is_new := is_new OR FOUND;
       SELECT a.call_key INTO holder FROM call_aliases a WHERE a.alias = name;
     END IF;
     IF holder <> own THEN key := holder; END IF;
   END LOOP;
 
-  IF key = own AND meeting <> '' THEN
+  IF key = own AND is_new AND meeting <> '' THEN
     SELECT a.call_key INTO holder FROM call_aliases a WHERE a.alias = meeting;
     IF NOT FOUND THEN
       INSERT INTO call_aliases (alias, call_key) VALUES (meeting, own) ON CONFLICT DO NOTHING;
@@ -114,13 +116,14 @@ BEGIN
     IF holder <> own THEN
       SELECT c.asked_id, c.sip_call_id, c.direction, c.created_at > clock_timestamp() - interval '3 minutes' AS fresh
         INTO other FROM calls c WHERE c.call_key = holder;
-      IF NOT FOUND OR NOT other.fresh THEN
-        UPDATE call_aliases SET call_key = own WHERE alias = meeting;
-      ELSIF other.direction IS DISTINCT FROM 'outbound' AND (
+      IF other.fresh AND other.direction IS DISTINCT FROM 'outbound' AND (
         CASE WHEN asks THEN other.asked_id IS NULL
         ELSE other.asked_id IS NOT NULL AND coalesce(other.sip_call_id, '') = '' END)
       THEN
         key := holder;
+      ELSE
+        -- Another call of theirs: whoever comes next means this one.
+        UPDATE call_aliases SET call_key = own WHERE alias = meeting;
       END IF;
     END IF;
   END IF;
@@ -196,6 +199,17 @@ CREATE FUNCTION lock_room(key text) RETURNS void LANGUAGE sql AS $$
   SELECT pg_advisory_xact_lock(1398228043, hashtext(key))
 $$;
 
+CREATE FUNCTION lock_room_of_session() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM lock_room(NEW.room_key);
+  RETURN NEW;
+END
+$$;
+
+-- A call's trigger writes the session under this lock, so the session's own statements must not come to it later.
+CREATE TRIGGER session_inserted BEFORE INSERT ON sessions
+  FOR EACH ROW EXECUTE FUNCTION lock_room_of_session();
+
 CREATE FUNCTION call_facts_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF TG_OP = 'INSERT' AND NEW.room_key <> '' THEN
@@ -205,7 +219,9 @@ BEGIN
       VALUES (NEW.room_key, NEW.room_sid, coalesce(NEW.room_name, '')) ON CONFLICT DO NOTHING;
     END IF;
   END IF;
+  -- Where the call has a row already, this one will not be inserted, and the update decides.
   IF NEW.lead_id IS NULL AND NEW.direction = 'inbound' AND NEW.campaign_id IS NOT NULL AND NEW.caller_e164 IS NOT NULL
+    AND (TG_OP = 'UPDATE' OR NOT EXISTS (SELECT 1 FROM calls c WHERE c.call_key = NEW.call_key))
   THEN
     SELECT id INTO NEW.lead_id FROM leads WHERE campaign_id = NEW.campaign_id AND number = NEW.caller_e164;
     IF NOT FOUND THEN

@@ -6,7 +6,16 @@ import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { query, storable } from "../database/schema.ts"
 import { type Call, callKey, indexed, type LegEvent, roomKey } from "./call.ts"
-import { anyMoves, keyOfLeg, legColumns, mergesOf, namesOf, ruleOf, valuesOf } from "./call-row.ts"
+import {
+  anyMoves,
+  isRoomTaken,
+  keyOfLeg,
+  legColumns,
+  mergesOf,
+  namesOf,
+  ruleOf,
+  valuesOf,
+} from "./call-row.ts"
 import { changeColumns, type LogChange, tellChanges } from "./changes.ts"
 
 /** How the caller's leg has ended. */
@@ -46,14 +55,15 @@ const newerLeave = sql<boolean>`(
 
 const leaveStatement = (call: Call, rowId: string, { aborted }: Leave) => {
   const { event, participant } = call.leg
-  const columns = legColumns(call, ruleOf(call) === "" ? undefined : "inbound")
+  const direction = ruleOf(call) === "" ? null : "inbound"
+  const columns = legColumns(call, direction ?? undefined)
   const won = (name: string) =>
     sql`${sql.raw(name)} = CASE WHEN ${newerLeave} THEN ${sql.raw(`excluded.${name}`)} ELSE ${sql.raw(`c.${name}`)} END`
   const leave = ["caller_left_ms", "left_at_ms", "left_aborted", "left_status", "left_reason"]
   return sql<LogChange>`
     WITH who AS MATERIALIZED (SELECT ${keyOfLeg(call)} AS key), ${before}, moved AS (
       INSERT INTO calls AS c (id, call_key, state, target, ${namesOf(columns)}, ${sql.raw(leave.join(", "))})
-      SELECT ${rowId}::uuid, who.key, 'none', ${call.decision.target}::text, ${valuesOf(columns)},
+      SELECT ${rowId}::uuid, who.key, 'none', ${direction && call.decision.target}::text, ${valuesOf(columns)},
         ${participant.joinedAtMs}::bigint, ${event.createdAtMs}::bigint, ${aborted}::boolean,
         ${storable(participant.attributes.get("sip.callStatus") ?? "")}::text,
         ${storable(participant.disconnectReason)}::text
@@ -117,7 +127,11 @@ export class CallLog extends Context.Service<
       const database = yield* Database
       return CallLog.of({
         recordJoin: (call) =>
-          Effect.flatMap(database.run(joinStatement(call, crypto.randomUUID())), tellChanges),
+          database.run(joinStatement(call, crypto.randomUUID())).pipe(
+            Effect.flatMap(tellChanges),
+            // The other leg of the two was faster, and this one is somebody we called.
+            Effect.catchIf(isRoomTaken, () => Effect.void),
+          ),
         recordLeave: (call, leave) =>
           Effect.flatMap(database.run(leaveStatement(call, crypto.randomUUID(), leave)), tellChanges),
         recordOutbound: (leg) => Effect.asVoid(database.run(outboundStatement(leg, crypto.randomUUID()))),

@@ -1,6 +1,7 @@
 // What an event about a caller's leg puts into its row of `calls`, and how that merges with what stands there.
 
 import { type RawBuilder, sql } from "kysely"
+import type { DatabaseError } from "../database/errors.ts"
 import { storable } from "../database/schema.ts"
 import { type Call, callNames, meetingOf, roomKey } from "./call.ts"
 
@@ -95,3 +96,7 @@ export const anyMoves = (columns: ReadonlyArray<Column>): RawBuilder<boolean> =>
 export const keyOfLeg = (call: Call): RawBuilder<string> =>
   sql<string>`call_key_of(${call.key}::text, ${callNames(call.leg)}::text[],
     ${meetingOf(call.leg.event.room.name, call.decision.callerE164 ?? call.callerNumber)}::text, false)`
+
+/** True where two legs without a dispatch rule came into one room at once, and the other one has it. */
+export const isRoomTaken = (error: DatabaseError): boolean =>
+  error._tag === "QueryRefused" && error.constraint === "calls_one_leg_without_rule"

@@ -2,7 +2,7 @@
 
 import { type RawBuilder, sql } from "kysely"
 import { type Call, roomKey } from "../calls/call.ts"
-import { keyOfLeg, legColumns, mergesOf, namesOf, ruleOf, valuesOf } from "../calls/call-row.ts"
+import { anyMoves, keyOfLeg, legColumns, mergesOf, namesOf, ruleOf, valuesOf } from "../calls/call-row.ts"
 import { changeColumns, type LogChange } from "../calls/changes.ts"
 import { type CallState, query, storableJson } from "../database/schema.ts"
 import { leaseUntil, replica } from "./lease.ts"
@@ -111,9 +111,7 @@ export const claimStatement = (input: ClaimInput) => {
         explanation = ${when(takes, sql`excluded.explanation`, sql`coalesce(c.explanation, excluded.explanation)`)},
         claimed_at = ${when(takes, sql`excluded.claimed_at`, sql`coalesce(c.claimed_at, excluded.claimed_at)`)},
         ${mergesOf(columns)}
-      WHERE ${takes} OR ${lapsed} OR ${begins} OR c.direction IS NULL
-        OR c.caller_joined_ms IS NULL OR c.caller_joined_ms < ${joined}
-        OR (c.room_sid IS DISTINCT FROM excluded.room_sid AND coalesce(c.room_sid, '') = '')
+      WHERE ${takes} OR ${lapsed} OR ${begins} OR (${inbound} AND ${anyMoves(columns)})
       RETURNING c.*
     ), attempt AS (
       INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)

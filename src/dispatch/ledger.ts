@@ -2,6 +2,7 @@
 
 import { Context, Data, Effect, Layer, Schedule } from "effect"
 import { sql } from "kysely"
+import { isRoomTaken } from "../calls/call-row.ts"
 import { tellChanges } from "../calls/changes.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Database } from "../database/database.ts"
@@ -100,9 +101,6 @@ const toAsked = (row: AskedRow): Asked => {
   }
   return row.left && ["none", "waiting"].includes(row.state) ? new CallerLeft() : new TakenAlready()
 }
-
-const isRoomTaken = (error: DatabaseError) =>
-  error._tag === "QueryRefused" && error.constraint === "calls_one_leg_without_rule"
 
 /** A claim to be made. */
 export interface Claiming extends Omit<ClaimInput, "rowId" | "claimId"> {

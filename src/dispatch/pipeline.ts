@@ -18,7 +18,7 @@ import { filterParticipant } from "./filter-participant.ts"
 import { filterRoom } from "./filter-room.ts"
 import { type HandedOver, type HandOverError, type HandOverNeeds, handOver } from "./hand-over.ts"
 import type { Ignored } from "./ignored.ts"
-import { type RecordNeeds, record } from "./record.ts"
+import { type RecordNeeds, record, recordShared } from "./record.ts"
 import { route } from "./route.ts"
 
 /** Every way in which a webhook can end without a worker's or the ledger's answer. */
@@ -42,6 +42,8 @@ const dispatchCall = Effect.fnUntraced(function* (
   call: Call,
 ): Effect.fn.Return<Dispatched, HandOverError, PipelineNeeds> {
   const { shared, value: end } = yield* handOver(call)
+  // The claim has kept what the other delivery said; this one may be a newer join.
+  if (shared) yield* recordShared(call)
   const replayed = shared || end._tag !== "HandedOver"
   if (replayed) yield* countReplay(shared ? "InFlightHere" : end._tag)
   return { end, replayed }

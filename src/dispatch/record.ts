@@ -2,7 +2,7 @@
 // join, where it is about to be handed over, is kept by the claim, in the same statement.
 
 import { Effect } from "effect"
-import { callKey, type LegEvent } from "../calls/call.ts"
+import { type Call, callKey, type LegEvent } from "../calls/call.ts"
 import { CallLog, mayAnswer } from "../calls/call-log.ts"
 import type { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import { Settings } from "../config.ts"
@@ -113,3 +113,11 @@ export const record = (
   if (write === undefined) return Effect.succeed(undefined)
   return Effect.flatMap(Backlog, (backlog) => backlog.write(event.event, write))
 }
+
+/** Writes the join of a delivery that shared another one's hand-over, and with it that one's claim. */
+export const recordShared = (call: Call): Effect.Effect<void, never, CallLog | Backlog> =>
+  Effect.gen(function* () {
+    const log = yield* CallLog
+    const backlog = yield* Backlog
+    yield* Effect.ignore(backlog.write("participant_joined", log.recordJoin(call)))
+  })
