@@ -2,7 +2,9 @@ import { defineConfig } from "vitest/config"
 
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
+    // CI asks once for a test that fails, to see that the run then fails.
+    include:
+      process.env["FAIL_ON_PURPOSE"] === undefined ? ["test/**/*.test.ts"] : ["test/support/failing.ts"],
     globalSetup: ["test/support/postgres-cluster.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000,

@@ -547,6 +547,7 @@ describe("protojson", () => {
             kind: kinds[kind ?? 0],
             joinedAtMs: joinedMs || (joined ?? 0) * 1000,
             attributes: new Map(),
+            disconnectReason: "UNKNOWN_REASON",
           },
         })
       }),

