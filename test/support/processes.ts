@@ -15,8 +15,8 @@ const interpreters = {
 export type Runtime = keyof typeof interpreters
 /** The runtime the tests themselves run on. */
 export const ownRuntime: Runtime = process.versions["deno"] === undefined ? "node" : "deno"
-/** Both from Node's test run; under Deno only itself. */
-export const runtimes: ReadonlyArray<Runtime> = ownRuntime === "deno" ? ["deno"] : ["node", "deno"]
+/** What services and commands run on: the tests' own, as all tests run on Node and on Deno. */
+export const runtimes: ReadonlyArray<Runtime> = [ownRuntime]
 
 export interface Running {
   readonly child: ChildProcessByStdio<null, Readable, Readable>
