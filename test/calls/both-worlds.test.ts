@@ -1107,7 +1107,10 @@ describe.each(databaseKinds)("on %s, many things at the same moment:", (kind) =>
     await busy?.waiting(2)
     await busy?.release()
     expect([(await first).end, (await second).end]).toEqual(["Recorded", "Recorded"])
-    expect(await stage.calls()).toMatchObject([{ sip_call_id: one.id }])
+    // Who comes first is certain only where the room was held.
+    const taken = await stage.calls()
+    expect(taken).toHaveLength(1)
+    expect(busy === undefined ? [one.id, other.id] : [one.id]).toContain(taken[0]?.["sip_call_id"])
   })
 
   it("a room's end and a caller's join both count, and neither waits for the other in vain", async () => {
