@@ -130,6 +130,20 @@ export const timed =
       )
     })
 
+/** Measures a stage like `timed`, and says how many milliseconds it took. */
+export const measured =
+  (stage: string) =>
+  <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+  ): Effect.Effect<{ readonly value: A; readonly ms: number }, E, R> =>
+    Effect.clockWith((clock: Clock.Clock) => {
+      const startedAt = clock.monotonicTimeNanosUnsafe()
+      return Effect.map(timed(stage)(effect), (value) => ({
+        value,
+        ms: Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e6,
+      }))
+    })
+
 let shown: ReadonlyArray<string> = []
 
 /** Sets the workers' gauges to what is true now, and forgets workers that are gone. */

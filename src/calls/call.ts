@@ -18,11 +18,19 @@ export interface CallAttributes {
   readonly callId: string
 }
 
+/** How the decision about a call was come to, for its explanation. */
+export interface Trail {
+  readonly dialedFrom: "sip.calledNumber" | "sip.trunkPhoneNumber" | "first DID of the trunk" | "nowhere"
+  /** How long looking the number up took. */
+  readonly routeMs: number
+}
+
 /** A call that may be handed over, once: its leg, its numbers, and who is to answer it. */
 export interface Call extends CallAttributes {
   readonly key: string
   readonly leg: LegEvent
   readonly decision: Decision
+  readonly trail?: Trail
 }
 
 // What is looked up by must fit an index entry; an id longer than any of LiveKit's is hashed.

@@ -4,12 +4,13 @@ import { Console, Effect, Option, Record } from "effect"
 import { Command, Flag } from "effect/cli"
 import { readSettings } from "../config.ts"
 import { decodeEvent, type WebhookEvent } from "../webhook/event.ts"
-import { dim, green, red, yellow } from "./colours.ts"
+import { bold, dim, green, red, yellow } from "./colours.ts"
 import { type Explanation, explain, isRetried, isSuccess, type LegRules } from "./explain-answer.ts"
 import { eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
 import { readRecording } from "./recording.ts"
 import { CommandFailed, runCommand } from "./run-command.ts"
 import { send, showUnsent, type Target, targetOf } from "./sending.ts"
+import { showDecision } from "./show-explanation.ts"
 import type { Answered } from "./signing.ts"
 
 const text = (name: string, metavar: string, description: string) =>
@@ -50,7 +51,9 @@ const flags = {
     Flag.withDefault(50),
   ),
   dryRun: Flag.Boolean("dry-run").pipe(
-    Flag.withDescription("Prints what would be sent and sends nothing"),
+    Flag.withDescription(
+      "Prints what would be sent, and what the service would decide: nothing is written or handed over",
+    ),
     Flag.withDefault(false),
     Flag.withoutNegation,
   ),
@@ -143,6 +146,14 @@ const play = Effect.fnUntraced(function* (
 
 type Given = Command.Command.Config.Infer<typeof flags>
 
+// Where nobody answers there is still the request to be seen.
+const showBoth = (target: Target, body: Uint8Array<ArrayBuffer>) =>
+  showUnsent(target, body).pipe(
+    Effect.andThen(Console.log(bold("What Switchhook would do"))),
+    Effect.andThen(showDecision(target, body)),
+    Effect.catchTag("CommandFailed", ({ message }) => Console.log(yellow(message))),
+  )
+
 const ringMadeUp = (target: Target, { call: given, dryRun }: Given, rules: LegRules) => {
   const {
     callId,
@@ -153,7 +164,7 @@ const ringMadeUp = (target: Target, { call: given, dryRun }: Given, rules: LegRu
     trunk,
   } = Record.map(given, Option.getOrUndefined)
   const call = makeUpCall({ callId, from, to, trunkId: trunk, room })
-  return dryRun ? showUnsent(target, eventBody(call, event)) : ringOnce(target, call, event, rules)
+  return dryRun ? showBoth(target, eventBody(call, event)) : ringOnce(target, call, event, rules)
 }
 
 const ringRecorded = Effect.fnUntraced(function* (
@@ -168,7 +179,7 @@ const ringRecorded = Effect.fnUntraced(function* (
   }
   const bodies = yield* readRecording(path)
   if (!given.dryRun) return yield* play(target, bodies, given.pause, rules)
-  yield* Effect.forEach(bodies, (body) => showUnsent(target, body), { discard: true })
+  yield* Effect.forEach(bodies, (body) => showBoth(target, body), { discard: true })
 })
 
 const ring = Effect.fnUntraced(function* (given: Given) {
@@ -199,7 +210,7 @@ runCommand(
         command: "npm run ring -- --call-id SCL_1 --event participant_left",
         description: "Its caller hangs up",
       },
-      { command: "npm run ring -- --dry-run", description: "What would be sent" },
+      { command: "npm run ring -- --dry-run", description: "What would be sent, and decided" },
       {
         command: "npm run ring -- --file test/fixtures/answered-by-agent.jsonl",
         description: "A real call, from its first webhook to its last",

@@ -54,14 +54,15 @@ const unreachable = (target: Target, why: string) =>
 // Longer than the service may take: 10 s for a relay, and some for its database.
 const patience = "20 seconds"
 
-/** Signs and posts a body; fails where nobody answers. */
+/** Signs and posts a body, with `more` headers; fails where nobody answers. */
 export const send = Effect.fnUntraced(function* (
   target: Target,
   body: Uint8Array<ArrayBuffer>,
+  more: Readonly<Record<string, string>> = {},
 ): Effect.fn.Return<Answered, CommandFailed> {
   const token = yield* sign(target, body)
   return yield* Effect.tryPromise({
-    try: (signal) => post(target.webhook, body, token, signal),
+    try: (signal) => post(target.webhook, body, token, signal, more),
     catch: (error) => unreachable(target, reasonOf(error)),
   }).pipe(
     Effect.timeoutOrElse({

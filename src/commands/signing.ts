@@ -30,17 +30,18 @@ export interface Answered {
   readonly tookMs: number
 }
 
-/** Posts bytes to a webhook URL as LiveKit does. Rejects where nobody answers. */
+/** Posts bytes to a webhook URL as LiveKit does, with `more` headers. Rejects where nobody answers. */
 export const post = async (
   url: string,
   body: Uint8Array<ArrayBuffer>,
   authorization: string,
   signal?: AbortSignal,
+  more: Readonly<Record<string, string>> = {},
 ): Promise<Answered> => {
   const startedAt = performance.now()
   const response = await fetch(url, {
     method: "POST",
-    headers: webhookHeaders(authorization),
+    headers: { ...webhookHeaders(authorization), ...more },
     body,
     redirect: "manual",
     signal: signal ?? null,

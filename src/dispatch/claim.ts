@@ -42,7 +42,7 @@ const releaseAll = (selection: Selection) =>
  */
 export const claim = Effect.fnUntraced(function* (
   call: Call,
-  selection: Selection,
+  { ms: selectMs, value: selection }: { readonly value: Selection; readonly ms: number },
   announce: Effect.Effect<void>,
 ): Effect.fn.Return<
   Ours | OursAgain | Replay,
@@ -57,7 +57,7 @@ export const claim = Effect.fnUntraced(function* (
       call,
       taker: Result.isSuccess(selection) ? selection.success.place : undefined,
       idempotentUrls: fleet.idempotentUrls(),
-      explanation: explain(call.decision, considered),
+      explanation: explain(call, considered, selectMs),
       announce,
     })
     .pipe(Effect.tapCause(() => releaseAll(selection)))

@@ -10,7 +10,7 @@ import type { Considered, Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.
 import type { WorkerAnswer, WorkerClient } from "../fleet/worker-client.ts"
 import type { LiveKit } from "../livekit/livekit.ts"
 import { maskName, maskNumber } from "../masking.ts"
-import { countDispatch, timed } from "../metrics.ts"
+import { countDispatch, measured, timed } from "../metrics.ts"
 import type { Decision } from "../routing/decision.ts"
 import { callerGone } from "./agent-dispatch.ts"
 import { type Ended, makeAttempts } from "./attempts.ts"
@@ -163,7 +163,7 @@ const run = (call: Call) =>
   Effect.fnUntraced(function* (
     reply: Reply<HandedOver | Replay, HandOverError>,
   ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
-    const selection = yield* timed("select")(selectTaker(call.decision))
+    const selection = yield* measured("select")(selectTaker(call.decision))
     const ours = yield* timed("claim")(claim(call, selection, announce(call))).pipe(
       Effect.tapError(tellRefused(call)),
     )

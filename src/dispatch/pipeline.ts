@@ -1,9 +1,9 @@
 // THE pipeline: what becomes of a webhook, stage by stage, in the order of the README's table.
 
-import { Effect } from "effect"
+import { Effect, Result } from "effect"
 import { type Call, callKey } from "../calls/call.ts"
 import type { DatabaseError } from "../database/errors.ts"
-import { countEvent, countReplay, timed } from "../metrics.ts"
+import { countEvent, countReplay, measured, timed } from "../metrics.ts"
 import type { SessionMoved } from "../sessions/sessions.ts"
 import type { InvalidPayload, WebhookEvent } from "../webhook/event.ts"
 import type { Keys } from "../webhook/keys.ts"
@@ -11,6 +11,7 @@ import type { InvalidSignature, MissingAuth } from "../webhook/signature.ts"
 import { authenticate, type SignedRequest } from "./authenticate.ts"
 import type { Replay } from "./claim.ts"
 import { didFallback } from "./did-fallback.ts"
+import { dialedFrom, type Explanation, explain } from "./explanation.ts"
 import { extractAttributes } from "./extract-attributes.ts"
 import { filterEvent } from "./filter-event.ts"
 import { filterLeg } from "./filter-leg.ts"
@@ -20,6 +21,7 @@ import { type HandedOver, type HandOverError, type HandOverNeeds, handOver } fro
 import type { Ignored } from "./ignored.ts"
 import { type RecordNeeds, record, recordShared } from "./record.ts"
 import { route } from "./route.ts"
+import { release, selectTaker } from "./select-taker.ts"
 
 /** Every way in which a webhook can end without a worker's or the ledger's answer. */
 export type PipelineError =
@@ -49,6 +51,18 @@ const dispatchCall = Effect.fnUntraced(function* (
   return { end, replayed }
 })
 
+const callOf = Effect.fnUntraced(function* (event: WebhookEvent) {
+  const joined = yield* filterEvent(event)
+  const sip = yield* filterParticipant(joined)
+  const inRoom = yield* filterRoom(sip)
+  const leg = yield* filterLeg(inRoom)
+  const attributes = yield* didFallback(extractAttributes(leg))
+  const { ms: routeMs, value: decision } = yield* measured("route")(route(attributes))
+  const trail = { dialedFrom: dialedFrom(leg, attributes), routeMs }
+  const call: Call = { ...attributes, key: callKey(leg), leg, decision, trail }
+  return call
+})
+
 /** Verifies, records, filters, extracts, routes, selects, claims, hands over. */
 export const dispatch = Effect.fnUntraced(function* (
   request: SignedRequest,
@@ -58,18 +72,43 @@ export const dispatch = Effect.fnUntraced(function* (
     const event = yield* timed("authenticate")(authenticate(request))
     name = event.event
     yield* timed("record")(record(event, { claims: true }))
-    const joined = yield* filterEvent(event)
-    const sip = yield* filterParticipant(joined)
-    const inRoom = yield* filterRoom(sip)
-    const leg = yield* filterLeg(inRoom)
-    const attributes = yield* didFallback(extractAttributes(leg))
-    const decision = yield* timed("route")(route(attributes))
-    const call: Call = { ...attributes, key: callKey(leg), leg, decision }
+    const call = yield* callOf(event)
     return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
   })
   return yield* stages.pipe(
     Effect.tap(({ replayed }) => countEvent(name, replayed ? "Replayed" : "HandedOver")),
     Effect.tapError((error) => countEvent(name, error._tag)),
+  )
+})
+
+/** What `dispatch` would do with an event: pass it by, or decide so, with or without somebody to take the call. */
+export type Rehearsed =
+  | { readonly ignored: { readonly stage: string; readonly why: string } }
+  | {
+      readonly outcome: "would be handed over" | "No fleet" | "No healthy fleet"
+      readonly explanation: Explanation
+    }
+
+/** Verifies and decides like `dispatch`, and writes, claims and hands over nothing. */
+export const rehearse = Effect.fnUntraced(function* (
+  request: SignedRequest,
+): Effect.fn.Return<Rehearsed, MissingAuth | InvalidSignature | InvalidPayload, PipelineNeeds> {
+  const event = yield* authenticate(request)
+  return yield* callOf(event).pipe(
+    Effect.flatMap((call) =>
+      Effect.map(measured("select")(selectTaker(call.decision)), (selected) => ({ call, selected })),
+    ),
+    Effect.flatMap(({ call, selected: { ms, value } }): Effect.Effect<Rehearsed> => {
+      if (Result.isFailure(value)) {
+        const { _tag, considered } = value.failure
+        const outcome = _tag === "NoFleet" ? "No fleet" : "No healthy fleet"
+        return Effect.succeed({ outcome, explanation: explain(call, considered, ms) })
+      }
+      const { considered, place } = value.success
+      const explanation = explain(call, considered, ms)
+      return Effect.as(release(place), { outcome: "would be handed over", explanation })
+    }),
+    Effect.catchTag("Ignored", ({ stage, why }) => Effect.succeed<Rehearsed>({ ignored: { stage, why } })),
   )
 })
 

@@ -4,7 +4,7 @@ import { Effect, type Layer } from "effect"
 import { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { Settings } from "../config.ts"
 import { type AskNeeds, ask } from "../dispatch/ask.ts"
-import { dispatch, type PipelineNeeds, receive } from "../dispatch/pipeline.ts"
+import { dispatch, type PipelineNeeds, receive, rehearse } from "../dispatch/pipeline.ts"
 import { verifyHmac } from "../webhook/hmac.ts"
 import { MissingAuth, verifySignature } from "../webhook/signature.ts"
 import { answer, failureAnswer, problem, sessionAnswer, sessionFailure } from "./answers.ts"
@@ -20,11 +20,20 @@ const signedRequest = Effect.gen(function* () {
   return { authorization, body: yield* readBytes }
 })
 
+/** With this header, `true`, a webhook is only decided about, and the answer is how. */
+export const dryRunHeader = "switchhook-dry-run"
+
 const onDispatch = receiving(
   () =>
-    Effect.flatMap(signedRequest, (request) => dispatch(request)).pipe(
-      Effect.map(({ end, replayed }) => answer(end, replayed)),
-    ),
+    Effect.gen(function* () {
+      const { headers } = yield* HttpServerRequest.HttpServerRequest
+      const request = yield* signedRequest
+      if (headers[dryRunHeader] === "true") {
+        return HttpServerResponse.jsonUnsafe({ ok: true, dry_run: true, ...(yield* rehearse(request)) })
+      }
+      const { end, replayed } = yield* dispatch(request)
+      return answer(end, replayed)
+    }),
   (failure) => Effect.succeed(answer(failure)),
 )
 

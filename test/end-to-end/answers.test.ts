@@ -193,6 +193,68 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
     })
   })
 
+  describe("a dry run", () => {
+    const dryRun = async (body: Uint8Array, authorization = makeToken(body)) => {
+      const answered = await send(body, { authorization, "switchhook-dry-run": "true" })
+      return { ...answered, body: JSON.parse(answered.text) }
+    }
+
+    it("shows what would be decided, and writes and relays nothing", async () => {
+      const join = joinEvent()
+      const before = worker.seen.length
+      const { body, status } = await dryRun(toBytes(join))
+      expect(status).toBe(200)
+      expect(body).toEqual({
+        ok: true,
+        dry_run: true,
+        outcome: "would be handed over",
+        explanation: {
+          dialed_from: "sip.trunkPhoneNumber",
+          trunk: "ST_in",
+          route: {
+            number: "+15557654321",
+            did: null,
+            tenant: null,
+            campaign: null,
+            target: "fleet",
+            agent: "telephony-agent",
+            agent_from: "default",
+            error: "Phone number not found in database",
+          },
+          considered: [{ worker: "the worker", verdict: "picked", load: expect.any(Number) }],
+          took_ms: { route: expect.any(Number), select: expect.any(Number) },
+        },
+      })
+      expect(worker.seen.length).toBe(before)
+      const key = join.participant.attributes["sip.callID"]
+      const rows = () => database.query("SELECT explanation FROM calls WHERE call_key = $1", [key])
+      expect(await rows()).toEqual([])
+
+      // The call itself keeps the same.
+      await service.ring(join)
+      const [row] = await rows()
+      const { took_ms, ...decided } = body.explanation
+      expect(row?.["explanation"]).toMatchObject({
+        ...decided,
+        considered: [{ worker: "the worker", verdict: "picked" }],
+      })
+      expect(Object.keys(row?.["explanation"].took_ms)).toEqual(Object.keys(took_ms))
+    })
+
+    it("says which filter passes an event by", async () => {
+      expect((await dryRun(toBytes(joinEvent({ room: { name: "meeting" } })))).body).toEqual({
+        ok: true,
+        dry_run: true,
+        ignored: { stage: "room", why: expect.any(String) },
+      })
+    })
+
+    it("needs a signature like any other webhook", async () => {
+      const body = toBytes(joinEvent())
+      expectProblem(await dryRun(body, "x.y.z"), 401, "Unauthorized", "Invalid signature")
+    })
+  })
+
   describe("filters", () => {
     it.each(["participant_left", "room_started", "track_published", "an_event_of_tomorrow"])(
       "ignore %s",

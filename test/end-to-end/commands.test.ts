@@ -272,7 +272,16 @@ describe("ring", () => {
     expect(output).toContain('"sip.callID": "SCL_dry"')
     expect(output).toMatch(/Authorization: eyJ\w{9}… /)
     expect(output).not.toContain(apiSecret)
+    expect(output).toContain("would be handed over")
+    expect(output).toContain("+15557654321 from sip.trunkPhoneNumber, trunk ST_madeup")
+    expect(output).toMatch(/worker {3}\S+: picked, load \d+ %/)
     expect(worker.seen).toHaveLength(before)
+  })
+
+  it("shows of an event that is no call which filter passes it by", async () => {
+    const { code, output } = await ring(["--dry-run", "--room", "meeting"])
+    expect(code).toBe(0)
+    expect(output).toContain("acknowledged: the room filter passes it by")
   })
 
   it("plays a recording, and plays it again", async () => {
