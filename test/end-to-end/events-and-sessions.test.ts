@@ -876,7 +876,10 @@ describe("a database that is away", () => {
     })
     expect(await sessionOf(database, story.room.sid)).toMatchObject({ status: "stopped" })
     expect(worker.seen).toHaveLength(1)
-    // Whoever asks now is answered by the database again.
+    // Once nothing waits any more, whoever asks is answered by the database again.
+    await eventually("nothing waits", async () =>
+      /^switchhook_backlog 0$/m.test((await service.get("/metrics")).text),
+    )
     const again = JSON.parse((await sendSigned(service, sessionsPath, makeStory().started())).text)
     expect(again.results).toMatchObject({ action: "status_updated", old_status: "ready", new_status: "live" })
   })
