@@ -43,6 +43,8 @@ export interface SettingsShape {
   readonly livekitUrl: Option.Option<string>
   readonly coreSecret: Redacted.Redacted
   readonly coreFleet: Option.Option<string>
+  /** The trunks to look at beside the carriers' own. */
+  readonly inboundTrunks: ReadonlyArray<string>
   readonly outboundTrunks: ReadonlySet<string>
   readonly requireDispatchRule: boolean
   readonly inboundTarget: InboundTarget
@@ -212,6 +214,12 @@ const settings = {
     read: optionalText,
     fallback: Option.none<string>(),
   },
+  inboundTrunks: {
+    name: "LIVEKIT_INBOUND_TRUNK_ID",
+    expects: "trunk ids, separated by commas",
+    read: list,
+    fallback: [] as ReadonlyArray<string>,
+  },
   outboundTrunks: {
     name: "LIVEKIT_OUTBOUND_TRUNK_ID",
     expects: "trunk ids, separated by commas",
@@ -334,6 +342,7 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
   const moreKeys = yield* read(settings.moreKeys)
   const coreSecret = yield* read(settings.coreSecret)
   const coreFleet = yield* read(settings.coreFleet)
+  const inboundTrunks = yield* read(settings.inboundTrunks)
   const outboundTrunks = yield* read(settings.outboundTrunks)
   const requireDispatchRule = yield* read(settings.requireDispatchRule)
   const livekitUrl = yield* read(settings.livekitUrl)
@@ -414,6 +423,7 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     livekitUrl,
     coreSecret: Option.getOrElse(coreSecret, () => Redacted.make(developmentCoreSecret)),
     coreFleet,
+    inboundTrunks,
     outboundTrunks,
     requireDispatchRule,
     inboundTarget,

@@ -42,6 +42,9 @@ export interface Tables {
     id: Generated<string>
     name: string
     lk_inbound_trunk_id: string | null
+    lk_dispatch_rule_id: string | null
+    /** Set where it was deleted while there are calls of it. */
+    archived_at: ColumnType<Date | null, Date | string | null | undefined, Date | string | null>
     created_at: Timestamp
   }
   readonly dids: {
