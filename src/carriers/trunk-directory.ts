@@ -12,7 +12,7 @@ const firstDids = sql<{ trunk_id: string; number: string }>`
   CROSS JOIN LATERAL (
     SELECT number FROM dids WHERE carrier_id = c.id ORDER BY position, number LIMIT 1
   ) d
-  WHERE c.lk_inbound_trunk_id IS NOT NULL
+  WHERE c.lk_inbound_trunk_id IS NOT NULL AND c.archived_at IS NULL
 `.compile(query)
 
 export class TrunkDirectory extends Context.Service<

@@ -5,14 +5,16 @@ import { monotonicMs, theClock } from "../clock.ts"
 import { Settings } from "../config.ts"
 import { Cache } from "../database/cache.ts"
 import { Database } from "../database/database.ts"
+import type { DatabaseError } from "../database/errors.ts"
 import { query } from "../database/schema.ts"
 import { admits, type Breaker, entered, failed, isOpen, succeeded, withdrawn } from "./breaker.ts"
 import { loadOf } from "./metric.ts"
 import { pick } from "./pick.ts"
 import { whyNot } from "./policy.ts"
-import { parseRoster, type RosterEntry } from "./roster.ts"
+import { drainedBy, parseDrained, parseRoster, type RosterEntry } from "./roster.ts"
 import {
   callsOf,
+  capacityOf,
   connectionRefused,
   expireReservations,
   makeWorker,
@@ -72,10 +74,23 @@ export interface WorkerView {
   readonly url: string
   readonly up: boolean
   readonly whyOut: string | undefined
+  /** By the settings or by its own word. */
+  readonly draining: boolean
+  readonly drainedBySetting: boolean
+  readonly health: Worker["health"]
   readonly load: number
   readonly calls: number
+  readonly capacity: number | undefined
   readonly inFlight: number
   readonly breaker: Breaker["state"]
+  readonly latencyMs: number | undefined
+  readonly lastProbe: { readonly ok: boolean; readonly why: string; readonly agoMs: number } | undefined
+}
+
+/** What the database says about the fleet. */
+interface FleetSettings {
+  readonly value: unknown
+  readonly drained: unknown
 }
 
 const probeEvery = 1_000
@@ -172,18 +187,32 @@ export class Fleet extends Context.Service<
       })
 
       let shownProblems = ""
-      const applySetting = Effect.fnUntraced(function* (value: unknown) {
-        const { entries, problems } = parseRoster(value)
+      const applySettings = Effect.fnUntraced(function* (found: FleetSettings | undefined) {
+        const { entries, problems } = parseRoster(found?.value)
         if (problems.join("\n") !== shownProblems) {
           shownProblems = problems.join("\n")
           for (const problem of problems) yield* Effect.logError("Left out of the fleet", { problem })
         }
-        yield* apply(entries)
+        yield* apply(drainedBy(entries, parseDrained(found?.drained)))
       })
 
-      const read = Effect.map(
-        database.run(query.selectFrom("system_settings").select("value").where("key", "=", "core_fleet")),
-        (rows) => Option.map(Option.fromNullishOr(rows[0]), (row) => row.value),
+      // In one statement: no worker is in the fleet for a moment before it is known to be drained.
+      const read: Effect.Effect<Option.Option<FleetSettings>, DatabaseError> = Effect.map(
+        database.run(
+          query
+            .selectFrom("system_settings")
+            .select([
+              "value",
+              (select) =>
+                select
+                  .selectFrom("system_settings as other")
+                  .select("other.value")
+                  .where("other.key", "=", "drained_workers")
+                  .as("drained"),
+            ])
+            .where("key", "=", "core_fleet"),
+        ),
+        (rows) => Option.fromNullishOr(rows[0]),
       )
       const seed = (value: string) =>
         Effect.andThen(
@@ -213,11 +242,11 @@ export class Fleet extends Context.Service<
         const setting = yield* read
         if (Option.isNone(settings.coreFleet)) return setting
         if (Option.isNone(setting)) return yield* seed(settings.coreFleet.value)
-        yield* tellUnused(setting.value, settings.coreFleet.value)
+        yield* tellUnused(setting.value.value, settings.coreFleet.value)
         return setting
       })
-      const followed = yield* cache.follow("system_settings", load, (setting) =>
-        applySetting(Option.getOrUndefined(setting)),
+      const followed = yield* cache.follow("system_settings", load, (found) =>
+        applySettings(Option.getOrUndefined(found)),
       )
 
       const takeSeat = (worker: Worker): Seat => {
@@ -353,10 +382,23 @@ export class Fleet extends Context.Service<
               url: worker.entry.url,
               up: whyOut === undefined,
               whyOut,
+              draining: worker.entry.draining || worker.report.draining,
+              drainedBySetting: worker.entry.draining,
+              health: worker.health,
               load: loadOf(worker),
               calls: callsOf(worker),
+              capacity: capacityOf(worker),
               inFlight: worker.inFlight,
               breaker: worker.breaker.state,
+              latencyMs: worker.latencyMs,
+              lastProbe:
+                worker.lastProbe === undefined
+                  ? undefined
+                  : {
+                      ok: worker.lastProbe.ok,
+                      why: worker.lastProbe.why,
+                      agoMs: now() - worker.lastProbe.at,
+                    },
             }
           }),
         ),

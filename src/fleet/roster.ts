@@ -1,4 +1,4 @@
-// The setting `core_fleet`: which workers there are.
+// The settings `core_fleet` and `drained_workers`: which workers there are, and which of them get no new call.
 
 import { Option, Schema } from "effect"
 
@@ -97,3 +97,17 @@ export const parseRoster = (value: unknown): Roster => {
   }
   return { entries: [...entries.values()], problems }
 }
+
+/** Whether `drained_workers` is what it has to be. */
+export const isListOfNames = Schema.is(Schema.Array(Schema.NonEmptyString))
+
+/** Reads `drained_workers`, a list of names; whatever else stands there drains nobody. */
+export const parseDrained = (value: unknown): ReadonlySet<string> =>
+  new Set(isListOfNames(value) ? value : [])
+
+/** The entries, those of these names draining. */
+export const drainedBy = (
+  entries: ReadonlyArray<RosterEntry>,
+  names: ReadonlySet<string>,
+): ReadonlyArray<RosterEntry> =>
+  entries.map((entry) => (names.has(entry.name) ? { ...entry, draining: true } : entry))

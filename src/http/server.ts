@@ -5,6 +5,7 @@ import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Effect, Layer } from "effect"
 import { HttpRouter } from "effect/http"
 import { Settings } from "../config.ts"
+import { adminRoutes } from "./admin/admin-routes.ts"
 import { Draining } from "./draining.ts"
 import { healthRoutes } from "./health-routes.ts"
 import { testRoutes } from "./test-routes.ts"
@@ -25,7 +26,7 @@ const listener = Layer.unwrap(
   ),
 )
 
-const routes = Layer.mergeAll(webhookRoutes, testRoutes, healthRoutes)
+const routes = Layer.mergeAll(webhookRoutes, testRoutes, adminRoutes, healthRoutes)
 
 /** Serves until its scope closes: first not ready, then nothing in flight, then closed. */
 export const serverLayer = Draining.onShutdown.pipe(
