@@ -76,7 +76,10 @@ export const startSampleWorker = async (options: {
       if (typeof health === "function") return health(toSeen(request, raw), response)
       return respond(health.status, health.body)(toSeen(request, raw), response)
     }
-    if (request.method !== "POST" || request.url !== "/livekit/dispatch") {
+    if (request.url === "/livekit/dispatch" && request.method !== "POST") {
+      return respond(405, { error: "only POST" })(toSeen(request, raw), response)
+    }
+    if (request.url !== "/livekit/dispatch") {
       return respond(404, { error: "not found" })(toSeen(request, raw), response)
     }
     if (options.secret !== undefined && request.headers["x-cxb-core-secret"] !== options.secret) {

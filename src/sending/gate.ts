@@ -83,6 +83,6 @@ export const unsentReason = (code: string): NothingSentReason => {
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") return "unresolvable"
   if (code === "UND_ERR_CONNECT_TIMEOUT") return "connect timeout"
   if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
-  if (/CERT|SSL|TLS|SELF_SIGNED|ALTNAME/.test(code)) return "tls"
+  if (/CERT|SSL|TLS|SELF_SIGNED|ALTNAME|UNABLE_TO/.test(code)) return "tls"
   return "not connected"
 }
