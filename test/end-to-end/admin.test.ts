@@ -2,6 +2,7 @@
 
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import type { SampleWorker } from "../../src/commands/sample-worker.ts"
+import { type AdminClient, adminOf, adminToken, type Told } from "../support/admin-client.ts"
 import {
   type DatabaseKind,
   makeDatabase,
@@ -15,7 +16,6 @@ import { type Runtime, runtimes } from "../support/processes.ts"
 import { type Service, startService } from "../support/service.ts"
 import { eventually } from "../support/waiting.ts"
 import { startWorker } from "../support/workers.ts"
-import { type AdminClient, adminOf, adminToken, type Told } from "../support/admin-client.ts"
 
 const missing = "00000000-0000-4000-8000-000000000000"
 
