@@ -6,6 +6,7 @@ import { type DatabaseError, DatabaseUnavailable } from "./errors.ts"
 
 interface Entry {
   readonly what: string
+  readonly names: ReadonlyArray<string>
   readonly write: Effect.Effect<unknown, DatabaseError>
 }
 
@@ -28,13 +29,16 @@ export class Backlog extends Context.Service<
     readonly write: <A, R>(
       what: string,
       write: Effect.Effect<A, DatabaseError, R>,
-      options?: { readonly always: boolean },
+      options?: { readonly always: boolean; readonly names?: ReadonlyArray<string> },
     ) => Effect.Effect<A | undefined, DatabaseError, R>
     /** Keeps a write for later, without trying it now. */
     readonly keep: <R>(
       what: string,
       write: Effect.Effect<unknown, DatabaseError, R>,
+      names?: ReadonlyArray<string>,
     ) => Effect.Effect<undefined, never, R>
+    /** Whether a write waits that goes by one of these names, and must not be overtaken. */
+    readonly holds: (names: ReadonlyArray<string>) => boolean
     /** How many writes wait. */
     readonly size: () => number
   }
@@ -107,10 +111,10 @@ export class Backlog extends Context.Service<
       const write = Effect.fnUntraced(function* <A, R>(
         what: string,
         effect: Effect.Effect<A, DatabaseError, R>,
-        options?: { readonly always: boolean },
+        options?: { readonly always: boolean; readonly names?: ReadonlyArray<string> },
       ): Effect.fn.Return<A | undefined, DatabaseError, R> {
         const context = yield* Effect.context<R>()
-        const entry = { what, write: Effect.provideContext(effect, context) }
+        const entry = { what, names: options?.names ?? [], write: Effect.provideContext(effect, context) }
         const mayKeep = database.reached() || options?.always === true
         if (!mayKeep) return yield* new DatabaseUnavailable({ cause: "it was never reached" })
         // Nobody waits for a database that others are waiting for already.
@@ -131,13 +135,17 @@ export class Backlog extends Context.Service<
       const keep = Effect.fnUntraced(function* <R>(
         what: string,
         effect: Effect.Effect<unknown, DatabaseError, R>,
+        names: ReadonlyArray<string> = [],
       ): Effect.fn.Return<undefined, never, R> {
         const context = yield* Effect.context<R>()
-        yield* enqueue({ what, write: Effect.provideContext(effect, context) })
+        yield* enqueue({ what, names, write: Effect.provideContext(effect, context) })
         return undefined
       })
 
-      return Backlog.of({ write, keep, size: () => waiting.length })
+      const holds = (names: ReadonlyArray<string>) =>
+        waiting.some((entry) => entry.names.some((name) => name !== "" && names.includes(name)))
+
+      return Backlog.of({ write, keep, holds, size: () => waiting.length })
     }),
   )
 }

@@ -99,6 +99,7 @@ const answerQuestion = Effect.fnUntraced(function* (question: typeof Question.Ty
   yield* tellRoute({ ...decision, target: "agent" })
   const meeting = meetingOf(roomName, decision.callerE164 ?? from)
   const later = JSON.stringify({ ok: true, agent_name: decision.agent.name })
+  const names = [indexed(askedId), meeting]
   const claimFor = ({ agent, metadata }: Decision, found: Decision) => {
     const asked = { key: indexed(askedId), askedId, roomName, meeting, from, to: dialed, trunkId }
     return ledger.ask({ ...asked, decision: { ...found, agent, metadata } }, later)
@@ -113,8 +114,9 @@ const answerQuestion = Effect.fnUntraced(function* (question: typeof Question.Ty
               ? Effect.fail(new DatabaseUnavailable({ cause: "the number cannot be looked up" }))
               : claimFor(decision, found),
           ),
+          names,
         )
-      : backlog.write("sip-inbound", claimFor(decision, decision), { always: true })
+      : backlog.write("sip-inbound", claimFor(decision, decision), { always: true, names })
   ).pipe(
     Effect.catch((error) =>
       Effect.as(Effect.logError("Call log not written", { why: error.message }), undefined),

@@ -1,11 +1,11 @@
 // From selection to the stored outcome: the part that, once begun, runs to its end whoever waits for it.
 
 import { Data, Effect, Exit, Fiber, Schedule } from "effect"
-import type { Call } from "../calls/call.ts"
+import { type Call, callNames, meetingOf } from "../calls/call.ts"
 import { CallLog } from "../calls/call-log.ts"
 import type { Settings } from "../config.ts"
 import { Backlog } from "../database/backlog.ts"
-import type { DatabaseError } from "../database/errors.ts"
+import { type DatabaseError, DatabaseUnavailable } from "../database/errors.ts"
 import type { Considered, Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.ts"
 import type { WorkerAnswer, WorkerClient } from "../fleet/worker-client.ts"
 import type { LiveKit } from "../livekit/livekit.ts"
@@ -159,10 +159,20 @@ const tellRefused =
     }
   }
 
+// While the database was away somebody was told which agent to dispatch for this call; that claim goes first.
+const letAskerFirst = Effect.fnUntraced(function* ({ callerNumber, decision, leg }: Call) {
+  const backlog = yield* Backlog
+  const meeting = meetingOf(leg.event.room.name, decision.callerE164 ?? callerNumber)
+  if (backlog.holds([...callNames(leg), meeting])) {
+    return yield* new DatabaseUnavailable({ cause: "an earlier claim of this call is not written yet" })
+  }
+})
+
 const run = (call: Call) =>
   Effect.fnUntraced(function* (
     reply: Reply<HandedOver | Replay, HandOverError>,
   ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
+    yield* letAskerFirst(call).pipe(Effect.tapError(tellRefused(call)))
     const selection = yield* measured("select")(selectTaker(call.decision))
     const ours = yield* timed("claim")(claim(call, selection, announce(call))).pipe(
       Effect.tapError(tellRefused(call)),

@@ -7,11 +7,13 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import { migrate } from "../../src/database/migrations.ts"
 import { makePostgres } from "../../src/database/postgres.ts"
 import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
+import { joinEvent } from "../support/events.ts"
 import { startForwarder } from "../support/forwarder.ts"
 import { runtimes } from "../support/processes.ts"
 import { apiSecret, type Service, startService, toBytes } from "../support/service.ts"
 import { makeToken } from "../support/tokens.ts"
 import { eventually } from "../support/waiting.ts"
+import { startWorker } from "../support/workers.ts"
 
 const webhookSecret = "a-secret-for-those-who-ask"
 
@@ -914,6 +916,34 @@ describe("a database that is away", () => {
     expect([again.agent_name, again.metadata]).toEqual(["campaign-agent", first.metadata])
     await forwarder.restore()
     await expectCaughtUp(away, first)
+  })
+
+  it("and is back: the call's join does not overtake the claim that is still to be written", async () => {
+    const away = await behindLine()
+    const { database, forwarder, service } = away
+    const worker = await startWorker()
+    cleanUps.push(() => worker.stop())
+    await database.query(
+      "INSERT INTO system_settings (key, value) VALUES ('core_fleet', to_jsonb($1::text))",
+      [worker.url],
+    )
+    await eventually("ready", async () => (await service.get("/readyz")).status === 200)
+    await afterReading(away)
+    for (let round = 0; round < 3; round++) {
+      await forwarder.cut()
+      const join = joinEvent()
+      await ask(service, question({ call_id: join.participant.attributes["sip.callID"] }))
+      await forwarder.restore()
+      const told = await eventually("the join taken", async () => {
+        const answered = await service.ring(join)
+        return answered.status === 200 ? answered : undefined
+      })
+      expect([told.replayed, JSON.parse(told.body)]).toEqual([
+        true,
+        { ok: true, agent_name: "campaign-agent" },
+      ])
+    }
+    expect(worker.seen).toEqual([])
   })
 
   it("and hangs: numbers in memory are answered as ever, rows and leads come later, once", async () => {
