@@ -3,15 +3,15 @@
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { Context, Data, Effect, Layer, Option, Redacted, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
-import { monotonicMs, theClock } from "../clock.ts"
+import { monotonicMs, sleepAwake, theClock } from "../clock.ts"
 import { Settings } from "../config.ts"
 import {
   codeOf,
-  connectMs,
   Gate,
   gatedConnections,
   gateOption,
   type NothingSentReason,
+  notConnected,
   unsentReason,
 } from "../sending/gate.ts"
 import type { HealthReport } from "./worker.ts"
@@ -142,11 +142,12 @@ export class WorkerClient extends Context.Service<
               new ProbeFailed({ why: code || "no answer", refused: code === "ECONNREFUSED" }),
             )
           }),
-          Effect.timeoutOrElse({
-            duration: probeMs,
-            orElse: () =>
+          Effect.raceFirst(
+            Effect.andThen(
+              sleepAwake(probeMs),
               Effect.fail(new ProbeFailed({ why: `no answer within ${probeMs} ms`, refused: false })),
-          }),
+            ),
+          ),
           Effect.provideService(HttpClient.TracerDisabledWhen, () => true),
         )
 
@@ -176,18 +177,23 @@ export class WorkerClient extends Context.Service<
               return new NothingSent({ reason: unsentReason(code) })
             }),
           )
-          const tooLate = Effect.gen(function* () {
-            yield* Effect.sleep(Math.min(connectMs, options.budgetMs))
-            if (gate.state !== "passed") {
-              gate.state = "closed"
-              return yield* Effect.fail(new NothingSent({ reason: "connect timeout" }))
-            }
-            yield* Effect.sleep(Math.max(0, options.budgetMs - connectMs))
-            return yield* Effect.fail(
-              new NoAnswer({ reason: `no answer within ${Math.round(options.budgetMs)} ms` }),
-            )
-          })
-          const response = yield* Effect.raceFirst(answer, tooLate)
+          const unconnected = Effect.andThen(
+            notConnected(gate, options.budgetMs),
+            Effect.fail(new NothingSent({ reason: "connect timeout" })),
+          )
+          const tooLate = Effect.sleep(options.budgetMs).pipe(
+            Effect.andThen(
+              Effect.suspend((): Effect.Effect<never, NothingSent | NoAnswer> => {
+                if (gate.state === "passed") {
+                  const reason = `no answer within ${Math.round(options.budgetMs)} ms`
+                  return Effect.fail(new NoAnswer({ reason }))
+                }
+                gate.state = "closed"
+                return Effect.fail(new NothingSent({ reason: "connect timeout" }))
+              }),
+            ),
+          )
+          const response = yield* Effect.raceAllFirst([answer, unconnected, tooLate])
           // From here on the outcome stands, whatever becomes of the body.
           const { read, soFar } = bodyReader(response)
           yield* Effect.timeoutOption(read, Math.max(1, options.budgetMs - (monotonicMs(clock) - startedAt)))

@@ -3,7 +3,7 @@
 import type { Dispatcher } from "@effect/platform-node/Undici"
 import { Data, Effect, Option, Redacted, Schema, type Scope } from "effect"
 import { Settings } from "../config.ts"
-import { codeOf, Gate, gatedConnections, gateOption, unsentReason } from "../sending/gate.ts"
+import { codeOf, Gate, gatedConnections, gateOption, notConnected, unsentReason } from "../sending/gate.ts"
 
 /** LiveKit answered, with an error; the code is Twirp's, where it gave one. */
 export class LiveKitRefused extends Data.TaggedClass("LiveKitRefused")<{
@@ -95,11 +95,10 @@ const failureOf = (request: Request, error: unknown, withinMs: number): LiveKitE
     const reason = error === timeIsUp ? `no answer within ${Math.round(withinMs)} ms` : codeOf(error)
     return new LiveKitSilent({ reason: reason || "connection lost" })
   }
-  if (gate.state === "closed") return new LiveKitNotReached({ reason: "lease lapsed" })
+  const inTime = error !== timeIsUp
+  if (inTime && gate.state === "closed") return new LiveKitNotReached({ reason: "lease lapsed" })
   gate.state = "closed"
-  return new LiveKitNotReached({
-    reason: error === timeIsUp ? "connect timeout" : unsentReason(codeOf(error)),
-  })
+  return new LiveKitNotReached({ reason: inTime ? unsentReason(codeOf(error)) : "connect timeout" })
 }
 
 const timeIsUp = Symbol("time is up")
@@ -139,6 +138,12 @@ const callerOf = (host: string, key: string, secret: Redacted.Redacted, connecti
       },
       catch: failure,
     }).pipe(
+      Effect.raceFirst(
+        Effect.andThen(
+          notConnected(gate, withinMs),
+          Effect.suspend(() => Effect.fail(failure(timeIsUp))),
+        ),
+      ),
       Effect.timeoutOrElse({
         duration: withinMs,
         orElse: () => Effect.suspend(() => Effect.fail(failure(timeIsUp))),

@@ -2,6 +2,7 @@
 
 import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
 import { Effect, Predicate, type Scope } from "effect"
+import { sleepAwake } from "../clock.ts"
 
 /** Why nothing was sent. */
 export type NothingSentReason =
@@ -13,8 +14,11 @@ export type NothingSentReason =
   | "not connected"
   | "lease lapsed"
 
-/** For connecting, in ms. */
-export const connectMs = 1_000
+/** For connecting, in ms of a process that is not held up. */
+const connectMs = 1_000
+
+// Where this process was held up, its connections get more time: whoever asks counts it by `notConnected`.
+const longestConnectMs = 5_000
 
 // The other side may close an idle connection just as we write on it, and that looks like a request that was sent
 // and never answered. So a connection idle for 2 s is not used again; the rest is margin for the timer.
@@ -35,6 +39,16 @@ export class Gate {
     return this.state === "passed"
   }
 }
+
+/** Ends, with the gate closed, once connecting has taken too long (1 s, or `withinMs` where that is less). */
+export const notConnected = (gate: Gate, withinMs: number): Effect.Effect<void> =>
+  Effect.flatMap(sleepAwake(Math.min(connectMs, withinMs)), () =>
+    Effect.suspend(() => {
+      if (gate.state === "passed") return Effect.never
+      gate.state = "closed"
+      return Effect.void
+    }),
+  )
 
 /** The option of a request that names its gate. */
 export const gateOption = "switchhookGate"
@@ -59,7 +73,7 @@ const withGate: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options
 export const gatedConnections: Effect.Effect<Dispatcher, never, Scope.Scope> = Effect.acquireRelease(
   Effect.sync(() =>
     new Agent({
-      connect: { timeout: connectMs },
+      connect: { timeout: longestConnectMs },
       keepAliveTimeout: reuseWithinMs,
       keepAliveMaxTimeout: reuseWithinMs,
     }).compose(withGate),

@@ -60,6 +60,13 @@ const dispatch = (url: string, options: { budgetMs?: number; mayStart?: () => bo
     ),
   )
 
+const health = (url: string) =>
+  runtime.runPromise(
+    Effect.flatMap(WorkerClient, (client) => client.health(url)).pipe(
+      Effect.match({ onSuccess: (report) => report as object, onFailure: (failed) => failed }),
+    ),
+  )
+
 const text = (body: Uint8Array) => new TextDecoder().decode(body)
 
 describe("nothing was sent", () => {
@@ -187,12 +194,6 @@ it("a connection is used again only within 2 s of what it carried last", async (
 })
 
 describe("health", () => {
-  const health = (url: string) =>
-    runtime.runPromise(
-      Effect.flatMap(WorkerClient, (client) => client.health(url)).pipe(
-        Effect.match({ onSuccess: (report) => report as object, onFailure: (failed) => failed }),
-      ),
-    )
   const silent = { draining: false, activeCalls: undefined, maxCalls: undefined, idempotent: false }
 
   it.each<[string, number, unknown, object]>([
@@ -226,5 +227,27 @@ describe("health", () => {
     await worker.stop()
     expect(await health(worker.url)).toMatchObject({ why: "ECONNREFUSED", refused: true })
     await worker.restart()
+  })
+})
+
+describe("while this process is held up", () => {
+  // In a process of its own, the worker answers meanwhile.
+  const holdUp = (ms: number) => {
+    const until = performance.now() + ms
+    while (performance.now() < until);
+  }
+
+  it("a worker is not blamed: the call gets through, and the probe is a good one", async () => {
+    const worker = await startFreezableWorker()
+    cleanUps.push(worker.stop)
+    for (const turn of [1, 2, 3]) {
+      const asked = Promise.all([dispatch(worker.url), health(worker.url)])
+      // So that both are under way, however far.
+      await sleep(turn - 1)
+      holdUp(1_500)
+      const [given, probed] = await asked
+      expect(given).toMatchObject({ _tag: "Answer", status: 200 })
+      expect(probed).toMatchObject({ activeCalls: 0 })
+    }
   })
 })
