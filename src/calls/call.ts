@@ -1,7 +1,7 @@
 // One inbound call, and what identifies it for good.
 
 import { createHash } from "node:crypto"
-import type { Decision } from "../routing/decision.ts"
+import type { CarrierRef, Decision } from "../routing/decision.ts"
 import type { EventParticipant, WebhookEvent } from "../webhook/event.ts"
 
 /** An event about a SIP participant of a room. */
@@ -21,8 +21,10 @@ export interface CallAttributes {
 /** How the decision about a call was come to, for its explanation. */
 export interface Trail {
   readonly dialedFrom: "sip.calledNumber" | "sip.trunkPhoneNumber" | "first DID of the trunk" | "nowhere"
-  /** How long looking the number up took. */
-  readonly routeMs: number
+  /** The carrier with the trunk that the call came in on. */
+  readonly trunkCarrier: CarrierRef | undefined
+  /** How many milliseconds each stage took so far. */
+  readonly tookMs: Record<string, number>
 }
 
 /** A call that may be handed over, once: its leg, its numbers, and who is to answer it. */

@@ -15,6 +15,7 @@ import type { Decision } from "../routing/decision.ts"
 import { callerGone } from "./agent-dispatch.ts"
 import { type Ended, makeAttempts } from "./attempts.ts"
 import { claim, type Replay } from "./claim.ts"
+import { tookMs } from "./explanation.ts"
 import type { Ignored } from "./ignored.ts"
 import { InFlight, type Reply } from "./in-flight.ts"
 import type { Lease } from "./lease.ts"
@@ -49,10 +50,10 @@ const storeWithin = "1 second"
 const storeAgain = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])
 const storeFor = "5 minutes"
 
-const store = (lease: Lease, outcome: Outcome) =>
+const store = (lease: Lease, outcome: Outcome, tookMs: Record<string, number>) =>
   Effect.gen(function* () {
     const ledger = yield* Ledger
-    yield* ledger.settle(lease, outcome)
+    yield* ledger.settle(lease, outcome, tookMs)
   }).pipe(
     Effect.tapError((error) => Effect.logWarning("Outcome not stored yet", { why: error.message })),
     Effect.retry(storeAgain),
@@ -174,17 +175,19 @@ const run = (call: Call) =>
   ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
     yield* letAskerFirst(call).pipe(Effect.tapError(tellRefused(call)))
     const selection = yield* measured("select")(selectTaker(call.decision))
-    const ours = yield* timed("claim")(claim(call, selection, announce(call))).pipe(
-      Effect.tapError(tellRefused(call)),
-    )
+    const { ms: claimMs, value: ours } = yield* measured("claim")(
+      claim(call, selection, announce(call)),
+    ).pipe(Effect.tapError(tellRefused(call)))
     if (!("claim" in ours)) {
       yield* Effect.logInfo("Delivered again", { known: ours._tag })
       return yield* reply(Exit.succeed(ours))
     }
-    const ended = yield* timed("relay")(makeAttempts(call, ours))
+    const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
     yield* tell(ended)
     yield* countDispatch(ended.outcome._tag)
-    const storing = yield* Effect.forkChild(store(ended.lease, ended.outcome))
+    const storing = yield* Effect.forkChild(
+      store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs })),
+    )
     yield* Effect.timeoutOption(Fiber.join(storing), storeWithin)
     const exit = toExit(ended)
     if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)

@@ -125,8 +125,15 @@ export class Ledger extends Context.Service<
       reason: string,
       taker: Taker,
     ) => Effect.Effect<Fresh | undefined, DatabaseError>
-    /** Stores how an attempt ended, however late; returns the call's state after it. */
-    readonly settle: (lease: Lease, outcome: Outcome) => Effect.Effect<CallState | undefined, DatabaseError>
+    /**
+     * Stores how an attempt ended, however late, and what the stages took (ms) beside the explanation; returns the
+     * call's state after it.
+     */
+    readonly settle: (
+      lease: Lease,
+      outcome: Outcome,
+      tookMs?: Record<string, number>,
+    ) => Effect.Effect<CallState | undefined, DatabaseError>
     /** Gives the call to whoever asks, unless somebody has it; `answer` is what a later join is told. */
     readonly ask: (ask: Ask, answer: string) => Effect.Effect<Asked, DatabaseError>
   }
@@ -172,7 +179,7 @@ export class Ledger extends Context.Service<
           )
           if (rows[0] === undefined) return false
           const held = makeLease(rows[0].id, claimId, rows[0].attempts, 0)
-          yield* database.run(settleStatement(held, new NotSent({ reason: "not connected" })))
+          yield* database.run(settleStatement(held, new NotSent({ reason: "not connected" }), {}))
           return true
         }).pipe(
           Effect.orElseSucceed(() => false),
@@ -227,8 +234,8 @@ export class Ledger extends Context.Service<
             ? undefined
             : new Fresh({ ...fresh, lease: makeLease(callRowId, claimId, rows[0].attempt, askedAt) })
         }),
-        settle: (held, outcome) =>
-          Effect.map(database.run(settleStatement(held, outcome)), (rows) => rows[0]?.state),
+        settle: (held, outcome, tookMs = {}) =>
+          Effect.map(database.run(settleStatement(held, outcome, tookMs)), (rows) => rows[0]?.state),
         ask: Effect.fnUntraced(function* (ask, answer) {
           const statement = askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), answer)
           // Where a join writes the row at the same moment, only a second look shows what it wrote.

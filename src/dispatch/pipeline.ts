@@ -2,6 +2,7 @@
 
 import { Effect, Result } from "effect"
 import { type Call, callKey } from "../calls/call.ts"
+import { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { countEvent, countReplay, measured, timed } from "../metrics.ts"
 import type { SessionMoved } from "../sessions/sessions.ts"
@@ -11,7 +12,7 @@ import type { InvalidSignature, MissingAuth } from "../webhook/signature.ts"
 import { authenticate, type SignedRequest } from "./authenticate.ts"
 import type { Replay } from "./claim.ts"
 import { didFallback } from "./did-fallback.ts"
-import { dialedFrom, type Explanation, explain } from "./explanation.ts"
+import { dialedFrom, type Explanation, explain, whyOf } from "./explanation.ts"
 import { extractAttributes } from "./extract-attributes.ts"
 import { filterEvent } from "./filter-event.ts"
 import { filterLeg } from "./filter-leg.ts"
@@ -51,14 +52,18 @@ const dispatchCall = Effect.fnUntraced(function* (
   return { end, replayed }
 })
 
-const callOf = Effect.fnUntraced(function* (event: WebhookEvent) {
+const callOf = Effect.fnUntraced(function* (event: WebhookEvent, authenticateMs: number) {
   const joined = yield* filterEvent(event)
   const sip = yield* filterParticipant(joined)
   const inRoom = yield* filterRoom(sip)
   const leg = yield* filterLeg(inRoom)
   const attributes = yield* didFallback(extractAttributes(leg))
   const { ms: routeMs, value: decision } = yield* measured("route")(route(attributes))
-  const trail = { dialedFrom: dialedFrom(leg, attributes), routeMs }
+  const trail = {
+    dialedFrom: dialedFrom(leg, attributes),
+    trunkCarrier: (yield* TrunkDirectory).carrierOf(attributes.trunkId),
+    tookMs: { authenticate: authenticateMs, route: routeMs },
+  }
   const call: Call = { ...attributes, key: callKey(leg), leg, decision, trail }
   return call
 })
@@ -69,10 +74,10 @@ export const dispatch = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Dispatched, PipelineError, PipelineNeeds> {
   let name: string | undefined
   const stages = Effect.gen(function* () {
-    const event = yield* timed("authenticate")(authenticate(request))
+    const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
     name = event.event
     yield* timed("record")(record(event, { claims: true }))
-    const call = yield* callOf(event)
+    const call = yield* callOf(event, ms)
     return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
   })
   return yield* stages.pipe(
@@ -87,14 +92,21 @@ export type Rehearsed =
   | {
       readonly outcome: "would be handed over" | "No fleet" | "No healthy fleet"
       readonly explanation: Explanation
+      /** The same in sentences. */
+      readonly why: ReadonlyArray<string>
     }
+
+const decided = (...what: Parameters<typeof explain>) => {
+  const explanation = explain(...what)
+  return { explanation, why: whyOf(explanation, []) }
+}
 
 /** Verifies and decides like `dispatch`, and writes, claims and hands over nothing. */
 export const rehearse = Effect.fnUntraced(function* (
   request: SignedRequest,
 ): Effect.fn.Return<Rehearsed, MissingAuth | InvalidSignature | InvalidPayload, PipelineNeeds> {
-  const event = yield* authenticate(request)
-  return yield* callOf(event).pipe(
+  const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
+  return yield* callOf(event, ms).pipe(
     Effect.flatMap((call) =>
       Effect.map(measured("select")(selectTaker(call.decision)), (selected) => ({ call, selected })),
     ),
@@ -102,11 +114,13 @@ export const rehearse = Effect.fnUntraced(function* (
       if (Result.isFailure(value)) {
         const { _tag, considered } = value.failure
         const outcome = _tag === "NoFleet" ? "No fleet" : "No healthy fleet"
-        return Effect.succeed({ outcome, explanation: explain(call, considered, ms) })
+        return Effect.succeed({ outcome, ...decided(call, considered, ms) })
       }
       const { considered, place } = value.success
-      const explanation = explain(call, considered, ms)
-      return Effect.as(release(place), { outcome: "would be handed over", explanation })
+      return Effect.as(release(place), {
+        outcome: "would be handed over",
+        ...decided(call, considered, ms),
+      })
     }),
     Effect.catchTag("Ignored", ({ stage, why }) => Effect.succeed<Rehearsed>({ ignored: { stage, why } })),
   )

@@ -35,7 +35,7 @@ export const moveStatement = (held: Lease, reason: string, taker: Taker) =>
 
 // The state follows from what all attempts of the call have ended in, whatever the order in which that
 // becomes known: accepted, else whoever still runs decides, else rejected, else uncertain, else waiting.
-export const settleStatement = (held: Lease, outcome: Outcome) => {
+export const settleStatement = (held: Lease, outcome: Outcome, tookMs: Record<string, number>) => {
   const name = outcomeNames[outcome._tag]
   const answer = "answer" in outcome ? outcome.answer : undefined
   const reason = "reason" in outcome ? outcome.reason : null
@@ -64,6 +64,8 @@ export const settleStatement = (held: Lease, outcome: Outcome) => {
       answer_status = CASE WHEN ${stores} THEN ${answer?.status ?? null}::integer ELSE c.answer_status END,
       answer_type = CASE WHEN ${stores} THEN ${storable(answer?.contentType ?? "")}::text ELSE c.answer_type END,
       answer_body = CASE WHEN ${stores} THEN ${answer?.body ?? null}::bytea ELSE c.answer_body END,
+      explanation = CASE WHEN c.explanation->'took_ms' IS NULL THEN c.explanation ELSE
+        jsonb_set(c.explanation, '{took_ms}', (c.explanation->'took_ms') || ${JSON.stringify(tookMs)}::jsonb) END,
       settled_at = clock_timestamp()
     FROM ended WHERE c.id = ended.call_id
     RETURNING c.state

@@ -4,11 +4,18 @@ import type { InboundTarget, SettingsShape } from "../config.ts"
 import { storable, storableJson } from "../database/schema.ts"
 import { toE164 } from "./numbers.ts"
 
+/** A carrier, for whoever reads about a call. */
+export interface CarrierRef {
+  readonly id: string
+  readonly name: string
+}
+
 /** What the database says of a dialed number. */
 export interface Did {
   readonly id: string
   readonly number: string
   readonly target: InboundTarget | null
+  readonly carrier: CarrierRef | null
   readonly tenant: { readonly id: string; readonly defaultAgent: string | null } | null
   readonly campaign: {
     readonly id: string
@@ -41,6 +48,7 @@ export interface Decision {
   readonly agent: { readonly name: string; readonly why: AgentReason }
   readonly error: "Phone number not found in database" | "Database error" | undefined
   readonly didId: string | undefined
+  readonly carrier: CarrierRef | undefined
   readonly tenantId: string | undefined
   readonly campaignId: string | undefined
   readonly callerE164: string | undefined
@@ -88,6 +96,7 @@ export const decide = (
     agent: agentFor(did, rules.defaultAgent),
     error: errors[known._tag],
     didId: did?.id,
+    carrier: did?.carrier ?? undefined,
     tenantId: did?.tenant?.id,
     campaignId: did?.campaign?.id,
     callerE164,

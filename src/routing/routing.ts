@@ -47,6 +47,8 @@ interface Row {
   readonly id: string
   readonly number: string
   readonly target: InboundTarget | null
+  readonly carrier_id: string | null
+  readonly carrier_name: string | null
   readonly tenant_id: string | null
   readonly default_agent: string | null
   readonly campaign_id: string | null
@@ -56,9 +58,10 @@ interface Row {
 
 // A number without a tenant of its own belongs to that of its campaign.
 const dids = sql`
-  SELECT d.id, d.number, d.target, t.id AS tenant_id, t.default_agent,
+  SELECT d.id, d.number, d.target, k.id AS carrier_id, k.name AS carrier_name, t.id AS tenant_id, t.default_agent,
     c.id AS campaign_id, c.agent_name, c.active
   FROM dids d
+  LEFT JOIN carriers k ON k.id = d.carrier_id
   LEFT JOIN campaigns c ON c.id = d.campaign_id
   LEFT JOIN tenants t ON t.id = coalesce(d.tenant_id, c.tenant_id)
 `
@@ -75,6 +78,7 @@ const didOf = (row: Row): Did => ({
   id: row.id,
   number: row.number,
   target: row.target,
+  carrier: row.carrier_id === null ? null : { id: row.carrier_id, name: row.carrier_name ?? "" },
   tenant: row.tenant_id === null ? null : { id: row.tenant_id, defaultAgent: row.default_agent },
   campaign:
     row.campaign_id === null
@@ -96,11 +100,17 @@ const sharing = <A>() => {
   }
 }
 
-/** Makes equal tenants and campaigns one object each: thousands of numbers belong to the same ones. */
+/** Makes equal carriers, tenants and campaigns one object each: thousands of numbers belong to the same ones. */
 const makeSharing = () => {
+  const carriers = sharing<Did["carrier"]>()
   const tenants = sharing<Did["tenant"]>()
   const campaigns = sharing<Did["campaign"]>()
-  return (did: Did): Did => ({ ...did, tenant: tenants(did.tenant), campaign: campaigns(did.campaign) })
+  return (did: Did): Did => ({
+    ...did,
+    carrier: carriers(did.carrier),
+    tenant: tenants(did.tenant),
+    campaign: campaigns(did.campaign),
+  })
 }
 
 /** Bounded, least recently used out; no entry gives way to one that was asked for before it. */

@@ -211,6 +211,7 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
         explanation: {
           dialed_from: "sip.trunkPhoneNumber",
           trunk: "ST_in",
+          carrier: null,
           route: {
             number: "+15557654321",
             did: null,
@@ -222,8 +223,19 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
             error: "Phone number not found in database",
           },
           considered: [{ worker: "the worker", verdict: "picked", load: expect.any(Number) }],
-          took_ms: { route: expect.any(Number), select: expect.any(Number) },
+          took_ms: {
+            authenticate: expect.any(Number),
+            route: expect.any(Number),
+            select: expect.any(Number),
+          },
         },
+        why: [
+          "dialed +15557654321 (sip.trunkPhoneNumber), trunk ST_in",
+          "carrier: none that we know",
+          "number: Phone number not found in database: answered by a worker of the fleet",
+          expect.stringMatching(/^worker the worker: picked, load \d+ %$/),
+          expect.stringMatching(/^took: authenticate [\d.]+ ms, route [\d.]+ ms, select [\d.]+ ms$/),
+        ],
       })
       expect(worker.seen.length).toBe(before)
       const key = join.participant.attributes["sip.callID"]
@@ -238,7 +250,12 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
         ...decided,
         considered: [{ worker: "the worker", verdict: "picked" }],
       })
-      expect(Object.keys(row?.["explanation"].took_ms)).toEqual(Object.keys(took_ms))
+      // And what it took since.
+      expect(row?.["explanation"].took_ms).toEqual({
+        ...Object.fromEntries(Object.keys(took_ms).map((stage) => [stage, expect.any(Number)])),
+        claim: expect.any(Number),
+        relay: expect.any(Number),
+      })
     })
 
     it("says which filter passes an event by", async () => {

@@ -13,6 +13,7 @@ const did: Did = {
   id: "did-1",
   number: "+15557654321",
   target: "agent",
+  carrier: { id: "carrier-1", name: "Acme" },
   tenant: { id: "tenant-1", defaultAgent: "tenant-agent" },
   campaign: { id: "campaign-1", agentName: "campaign-agent", active: true },
 }
@@ -130,6 +131,7 @@ describe("any decision", () => {
         id: fc.uuid(),
         number: fc.constant("+15557654321"),
         target: fc.constantFrom("fleet" as const, "agent" as const, null),
+        carrier: fc.option(fc.record({ id: fc.uuid(), name: fc.string() }), { nil: null }),
         tenant: fc.option(fc.record({ id: fc.uuid(), defaultAgent: names }), { nil: null }),
         campaign: fc.option(fc.record({ id: fc.uuid(), agentName: names, active: fc.boolean() }), {
           nil: null,

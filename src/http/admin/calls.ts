@@ -13,6 +13,7 @@ import {
 } from "../../calls/call-details.ts"
 import { type CallListRow, type CallSummaryRow, callsStatement } from "../../calls/call-list.ts"
 import { leadStatement } from "../../calls/leads.ts"
+import { whyOfStored } from "../../dispatch/explanation.ts"
 import { sessionStatement } from "../../sessions/session-list.ts"
 import { AdminApi } from "./api/api.ts"
 import { defaultLimit } from "./api/common.ts"
@@ -145,9 +146,11 @@ export const callsHandlers = HttpApiBuilder.group(
           },
           { concurrency: "unbounded" },
         )
+        const attempts = parts.attempts.map(attemptOf)
         return {
           ...detailsOf(row),
-          attempts: parts.attempts.map(attemptOf),
+          attempts,
+          why: whyOfStored(row.explanation, attempts),
           answerers: parts.answerers.map(answererOf),
           session: parts.session[0] === undefined ? null : shownSession(parts.session[0]),
           lead: parts.lead[0] === undefined ? null : shownLead(parts.lead[0]),

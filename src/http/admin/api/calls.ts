@@ -83,6 +83,9 @@ const CallDetails = Schema.Struct({
   ).annotate({ description: "What the worker or LiveKit said to the hand-over" }),
   metadata: Schema.Json,
   explanation: Schema.Json,
+  why: Schema.Array(Schema.String).annotate({
+    description: "The explanation in sentences, as `npm run ring -- --dry-run` prints it",
+  }),
   lead: Schema.NullOr(Lead),
   session: Schema.NullOr(Session),
   created_at: Time,
