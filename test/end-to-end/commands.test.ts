@@ -273,8 +273,8 @@ describe("ring", () => {
     expect(output).toMatch(/Authorization: eyJ\w{9}… /)
     expect(output).not.toContain(apiSecret)
     expect(output).toContain("would be handed over")
-    expect(output).toContain("+15557654321 from sip.trunkPhoneNumber, trunk ST_madeup")
-    expect(output).toMatch(/worker {3}\S+: picked, load \d+ %/)
+    expect(output).toContain("dialed +15557654321 (sip.trunkPhoneNumber), trunk ST_madeup")
+    expect(output).toMatch(/worker \S+: picked, load \d+ %/)
     expect(worker.seen).toHaveLength(before)
   })
 
