@@ -34,9 +34,9 @@ export const messageOf = (cause: unknown): string => {
 const codeOf = (cause: unknown) =>
   Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code) ? cause.code : ""
 
-// SQLSTATE has five characters; 08 connection, 40 rolled back (a deadlock), 53 resources, 57 shutdown and
+// SQLSTATE has five characters, and so has EPIPE, which is the system's; 08 connection, 40 rolled back (a deadlock), 53 resources, 57 shutdown and
 // cancellation, 25006 read-only.
-const isSqlState = (code: string) => /^[0-9A-Z]{5}$/.test(code)
+const isSqlState = (code: string) => /^[0-9A-Z]{5}$/.test(code) && !/^E[A-Z]{4}$/.test(code)
 const isTrouble = (code: string) => /^(?:08|40|53|57)/.test(code) || code === "25006"
 
 /** True where the connection or the server failed, rather than the query. */
