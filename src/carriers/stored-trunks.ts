@@ -2,7 +2,7 @@
 
 import { Effect } from "effect"
 import { type Compilable, type CompiledQuery, sql } from "kysely"
-import type { Engine } from "../database/engine.ts"
+import type { CommandEngine } from "../database/engine.ts"
 import { type DatabaseError, toDatabaseError } from "../database/errors.ts"
 import { query } from "../database/schema.ts"
 
@@ -31,7 +31,7 @@ const everyCarrier = sql<{
 `.compile(query)
 
 const run = <A>(
-  { kysely }: Engine,
+  { kysely }: CommandEngine,
   statement: CompiledQuery<A> | Compilable<A>,
 ): Effect.Effect<ReadonlyArray<A>, DatabaseError> =>
   Effect.tryPromise({ try: () => kysely.executeQuery(statement), catch: toDatabaseError }).pipe(
@@ -39,7 +39,9 @@ const run = <A>(
   )
 
 /** Every carrier, by name. */
-export const storedCarriers = (engine: Engine): Effect.Effect<ReadonlyArray<StoredCarrier>, DatabaseError> =>
+export const storedCarriers = (
+  engine: CommandEngine,
+): Effect.Effect<ReadonlyArray<StoredCarrier>, DatabaseError> =>
   Effect.map(run(engine, everyCarrier), (rows) =>
     rows.map(({ archived, id, name, numbers, rule_id, trunk_id }) => ({
       id,
@@ -53,7 +55,7 @@ export const storedCarriers = (engine: Engine): Effect.Effect<ReadonlyArray<Stor
 
 /** Keeps what the carrier has in LiveKit. */
 export const storeIds = (
-  engine: Engine,
+  engine: CommandEngine,
   carrier: string,
   ids: { readonly trunkId: string; readonly ruleId?: string },
 ): Effect.Effect<void, DatabaseError> =>

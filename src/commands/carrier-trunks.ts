@@ -3,8 +3,8 @@
 import { Effect, Layer, type Scope } from "effect"
 import { type StoredCarrier, storedCarriers } from "../carriers/stored-trunks.ts"
 import { Settings, type SettingsShape } from "../config.ts"
-import { openEngine } from "../database/database.ts"
-import type { Engine } from "../database/engine.ts"
+import { reachEngine } from "../database/database.ts"
+import type { CommandEngine } from "../database/engine.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { type LiveKitError, LiveKitSip, whatWentWrong } from "../livekit/sip.ts"
 import { CommandFailed } from "./run-command.ts"
@@ -42,13 +42,10 @@ export const orLiveKitFailed = <A, R>(
 /** The database of the settings, open for as long as the command runs. */
 export const openDatabase = ({
   database,
-}: SettingsShape): Effect.Effect<Engine, DatabaseError, Scope.Scope> =>
-  Effect.acquireRelease(openEngine(database), (engine) =>
-    Effect.promise(() => engine.close().catch(() => {})),
-  )
+}: SettingsShape): Effect.Effect<CommandEngine, DatabaseError, Scope.Scope> => reachEngine(database)
 
 /** The carrier of that name, and all of them. */
-export const carrierNamed = Effect.fnUntraced(function* (engine: Engine, name: string) {
+export const carrierNamed = Effect.fnUntraced(function* (engine: CommandEngine, name: string) {
   const all = yield* storedCarriers(engine)
   const found = all.find((carrier) => carrier.name === name)
   if (found !== undefined) return { carrier: found, all }

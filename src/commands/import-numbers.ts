@@ -7,9 +7,8 @@ import { planImport } from "../carriers/import/plan.ts"
 import { type Outcome, reportJson, reportLines } from "../carriers/import/report.ts"
 import { beginImport } from "../carriers/import/store.ts"
 import { readSettings, type SettingsShape } from "../config.ts"
-import { openEngine } from "../database/database.ts"
-import type { DatabaseUnavailable } from "../database/errors.ts"
-import { CommandFailed, runCommand } from "./run-command.ts"
+import { reachEngine } from "../database/database.ts"
+import { runCommand } from "./run-command.ts"
 
 const onOff = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withDefault(false), Flag.withoutNegation)
@@ -71,29 +70,6 @@ const makeBar = () => {
   }
 }
 
-const inUse = (dataDir: string) =>
-  new CommandFailed({
-    message:
-      `${dataDir} is in use by another process, most likely the service: the embedded database is for one at a time. ` +
-      "Stop that one, import, and start it again; or add the numbers through its admin API; or use PostgreSQL (DATABASE_URL).",
-  })
-
-const explainUnavailable = Effect.fnUntraced(function* (
-  error: DatabaseUnavailable,
-  database: SettingsShape["database"],
-): Effect.fn.Return<never, CommandFailed | DatabaseUnavailable> {
-  if (database.kind === "postgres") return yield* error
-  // Not at the top of this file: the embedded database takes its time to load.
-  const { DataDirInUse } = yield* Effect.promise(() => import("../database/embedded.ts"))
-  return yield* error.cause instanceof DataDirInUse ? inUse(database.dataDir) : error
-})
-
-const engineOf = (database: SettingsShape["database"]) =>
-  Effect.acquireRelease(
-    Effect.catch(openEngine(database), (error) => explainUnavailable(error, database)),
-    (engine) => Effect.promise(() => engine.close().catch(() => {})),
-  )
-
 const readFile = (given: Given, region: SettingsShape["defaultRegion"], progress: Progress) =>
   readNumberFile(given.file, {
     format: Option.getOrUndefined(given.format),
@@ -112,7 +88,7 @@ const work = Effect.fnUntraced(function* (given: Given) {
   const bar = makeBar()
   yield* Effect.addFinalizer(() => Effect.sync(bar.clear))
   const file = yield* readFile(given, settings.defaultRegion, bar.step("Reading"))
-  const engine = yield* engineOf(settings.database)
+  const engine = yield* reachEngine(settings.database)
   const transaction = yield* beginImport(engine, given.apply)
   const known = yield* transaction.known(file, bar.step("Comparing"))
   const plan = planImport(file, known, given.create, bar.step("Sorting"))

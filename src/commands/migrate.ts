@@ -3,18 +3,14 @@
 import { Console, Effect } from "effect"
 import { Command } from "effect/cli"
 import { readSettings } from "../config.ts"
-import { openEngine } from "../database/database.ts"
+import { reachEngine } from "../database/database.ts"
 import { migrate } from "../database/migrations.ts"
 import { runCommand } from "./run-command.ts"
 
-const engine = Effect.acquireRelease(
-  Effect.flatMap(readSettings, ({ database }) => openEngine(database)),
-  (opened) => Effect.promise(() => opened.close().catch(() => {})),
-)
-
 const bringUpToDate = Effect.scoped(
   Effect.gen(function* () {
-    const database = yield* engine
+    const settings = yield* readSettings
+    const database = yield* reachEngine(settings.database)
     const applied = yield* migrate(database)
     for (const file of applied) yield* Console.log(`Applied ${file}`)
     const count = applied.length === 1 ? "1 migration" : `${applied.length} migrations`
@@ -30,7 +26,7 @@ runCommand(
         "Brings the database of the settings (environment, env.local, .env) up to date.",
         "The service does the same at its start; running this first shows what it would do.",
         "DATABASE_URL names a PostgreSQL database; without it, it is the embedded one in DATA_DIR,",
-        "which a running service keeps to itself.",
+        "through the running service where one has it open.",
       ].join(" "),
     ),
     Command.withExamples([

@@ -17,7 +17,7 @@ import {
 } from "../carriers/provisioning.ts"
 import { type StoredCarrier, storeIds } from "../carriers/stored-trunks.ts"
 import { readSettings, type SettingsShape } from "../config.ts"
-import type { Engine } from "../database/engine.ts"
+import type { CommandEngine } from "../database/engine.ts"
 import { type Credentials, LiveKitSip } from "../livekit/sip.ts"
 import {
   carrierNamed,
@@ -234,7 +234,7 @@ const applyRule = Effect.fnUntraced(function* (step: RuleStep, trunkId: string) 
 })
 
 // Each id is stored as soon as there is one: what comes after it may fail.
-const apply = Effect.fnUntraced(function* (engine: Engine, carrier: StoredCarrier, plan: Plan) {
+const apply = Effect.fnUntraced(function* (engine: CommandEngine, carrier: StoredCarrier, plan: Plan) {
   const trunk = yield* applyTrunk(plan.trunk)
   if (trunk.id !== carrier.trunkId) yield* storeIds(engine, carrier.id, { trunkId: trunk.id })
   const rule = yield* applyRule(plan.rule, trunk.id)
@@ -245,7 +245,7 @@ const changesNothing = ({ rule, trunk }: Plan) =>
   trunk.kind === "keep" && (rule.kind === "keep" || rule.kind === "failover")
 
 const carryOut = Effect.fnUntraced(function* (
-  engine: Engine,
+  engine: CommandEngine,
   carrier: StoredCarrier,
   plan: Plan,
   dryRun: boolean,

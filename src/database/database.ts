@@ -4,7 +4,7 @@ import { Context, Deferred, Effect, Layer, Redacted, Schedule, type Scope } from
 import type { Compilable, CompiledQuery } from "kysely"
 import { sql } from "kysely"
 import { Settings, type SettingsShape } from "../config.ts"
-import type { Engine } from "./engine.ts"
+import type { CommandEngine, Engine } from "./engine.ts"
 import { type DatabaseError, DatabaseUnavailable, toDatabaseError } from "./errors.ts"
 import { type MigrationFailed, migrate } from "./migrations.ts"
 import { query as build } from "./schema.ts"
@@ -21,6 +21,21 @@ export const openEngine = (database: SettingsShape["database"]): Effect.Effect<E
         : (await import("./embedded.ts")).makeEmbedded(database.dataDir),
     catch: (cause) => new DatabaseUnavailable({ cause }),
   })
+
+/** The same for a command, which may reach an embedded database through the service that has it open. */
+export const reachEngine = (
+  database: SettingsShape["database"],
+): Effect.Effect<CommandEngine, DatabaseUnavailable, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.tryPromise({
+      try: async () =>
+        database.kind === "postgres"
+          ? (await import("./postgres.ts")).makePostgres(Redacted.value(database.url))
+          : (await import("./embedded.ts")).reachEmbedded(database.dataDir),
+      catch: (cause) => new DatabaseUnavailable({ cause }),
+    }),
+    (engine) => Effect.promise(() => engine.close().catch(() => {})),
+  )
 
 /**
  * Queries, one statement each. There is no interactive transaction on purpose: the embedded database has a

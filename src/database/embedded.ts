@@ -1,11 +1,12 @@
-// The embedded database: PGlite in `DATA_DIR`, for one process at a time.
+// The embedded database: PGlite in `DATA_DIR`, open in one process at a time, and by its door for others.
 
 import { mkdir, rm } from "node:fs/promises"
-import { connect, createServer, type Server } from "node:net"
+import { connect, createServer, type Server, type Socket } from "node:net"
 import { join, relative, resolve } from "node:path"
 import { PGlite } from "@electric-sql/pglite"
 import { Kysely, PGliteDialect } from "kysely"
-import type { Engine } from "./engine.ts"
+import { serveDoor, throughDoor } from "./door.ts"
+import type { CommandEngine, Engine } from "./engine.ts"
 import type { Tables } from "./schema.ts"
 
 /** Another process has this `DATA_DIR` open; two would destroy it. */
@@ -27,9 +28,9 @@ const answers = (path: string) =>
     socket.once("error", () => settle(false))
   })
 
-const listenOn = (path: string) =>
+const listenOn = (path: string, onConnection: (socket: Socket) => void) =>
   new Promise<Server>((settle, fail) => {
-    const server = createServer((socket) => socket.destroy())
+    const server = createServer(onConnection)
     server.once("error", fail)
     server.listen(path, () => {
       server.unref()
@@ -37,17 +38,22 @@ const listenOn = (path: string) =>
     })
   })
 
-// A socket is the lock, because it cannot outlive its process: after a kill -9 nobody answers on it, and a
-// process number that was given out again means nothing.
-const lock = async (dataDir: string) => {
+const lockOf = (dataDir: string) => {
   const whole = resolve(dataDir, "lock.sock")
   const near = relative(process.cwd(), whole)
   const path = near.length < whole.length ? near : whole
   if (Buffer.byteLength(path) > 100) throw new Error(`DATA_DIR is too long a path for its lock: ${dataDir}`)
+  return path
+}
+
+// A socket is the lock, because it cannot outlive its process: after a kill -9 nobody answers on it, and a
+// process number that was given out again means nothing.
+const lock = async (dataDir: string, onConnection: (socket: Socket) => void) => {
+  const path = lockOf(dataDir)
   if (await answers(path)) throw new DataDirInUse(dataDir)
   await rm(path, { force: true })
   try {
-    return await listenOn(path)
+    return await listenOn(path, onConnection)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "EADDRINUSE") throw new DataDirInUse(dataDir)
     throw error
@@ -60,9 +66,20 @@ const lock = async (dataDir: string) => {
  */
 export const makeEmbedded = async (dataDir: string | undefined): Promise<Engine> => {
   if (dataDir !== undefined) await mkdir(dataDir, { recursive: true })
-  const held = dataDir === undefined ? undefined : await lock(dataDir)
+  const opened = Promise.withResolvers<PGlite>()
+  opened.promise.catch(() => {})
+  const guests = new Set<Socket>()
+  const welcome = (socket: Socket) => {
+    guests.add(socket)
+    serveDoor(socket, opened.promise).finally(() => guests.delete(socket))
+  }
+  const held = dataDir === undefined ? undefined : await lock(dataDir, welcome)
   const pglite = dataDir === undefined ? new PGlite() : new PGlite(join(dataDir, "pglite"))
-  await pglite.waitReady
+  await pglite.waitReady.catch((error) => {
+    opened.reject(error)
+    throw error
+  })
+  opened.resolve(pglite)
   const kysely = new Kysely<Tables>({ dialect: new PGliteDialect({ pglite }) })
   return {
     kind: "embedded",
@@ -75,8 +92,19 @@ export const makeEmbedded = async (dataDir: string | undefined): Promise<Engine>
     }),
     listen: (channel, onMessage) => pglite.listen(channel, onMessage),
     close: async () => {
+      for (const guest of guests) guest.destroy()
       await kysely.destroy()
       held?.close()
     },
+  }
+}
+
+/** Opens `dataDir` for a command: itself, or through the process that has it open. */
+export const reachEmbedded = async (dataDir: string): Promise<CommandEngine> => {
+  try {
+    return await makeEmbedded(dataDir)
+  } catch (error) {
+    if (!(error instanceof DataDirInUse)) throw error
+    return throughDoor(lockOf(dataDir), resolve(dataDir))
   }
 }

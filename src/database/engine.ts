@@ -24,3 +24,6 @@ export interface Engine {
   ) => Promise<() => Promise<void>>
   readonly close: () => Promise<void>
 }
+
+/** An engine for a command, which never listens and may go through another process. */
+export type CommandEngine = Omit<Engine, "listen">

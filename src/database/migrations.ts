@@ -2,7 +2,7 @@
 
 import { readdir, readFile } from "node:fs/promises"
 import { Data, Effect } from "effect"
-import type { Engine, MigrationSession } from "./engine.ts"
+import type { CommandEngine, MigrationSession } from "./engine.ts"
 import { DatabaseUnavailable, isConnectionTrouble, messageOf } from "./errors.ts"
 
 /** A file of `sql/` that the database refused; it has changed nothing. */
@@ -54,7 +54,7 @@ const applyAll = async (session: MigrationSession) => {
  * Returns the names of the files that were applied.
  */
 export const migrate = (
-  engine: Engine,
+  engine: Pick<CommandEngine, "migrationSession">,
 ): Effect.Effect<ReadonlyArray<string>, MigrationFailed | DatabaseUnavailable> =>
   Effect.tryPromise({
     try: async () => {

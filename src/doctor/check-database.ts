@@ -42,34 +42,11 @@ const ofOpen = ({ missing, place, unknown, version }: DatabaseView & { readonly 
     : [ok(`${place} is reached, PostgreSQL ${majorOf(version)}, and all migrations are applied`)]
 }
 
-/** The one that the running service keeps to itself, by what the service says of it. */
-const ofInUse = ({ service }: World, dataDir: string): ReadonlyArray<Finding> => {
-  const unseen = warning(
-    `The embedded database in ${dataDir} is in use by a running service (or a command)`,
-    {
-      why: "Carriers, DIDs and the fleet of the database were not looked at: only one process may open it.",
-      fix: "Stop the service for a moment and run this again; with PostgreSQL (DATABASE_URL) there is no need to.",
-    },
-  )
-  if (service.kind === "ready") return [ok(`The service at ${service.at} says that it is ready`), unseen]
-  const said =
-    service.kind === "not ready" ? "says that it is not ready" : "does not say whether the database works"
-  return [
-    warning(`The service at ${service.at} ${said}`, {
-      why: "Nobody else can ask this database.",
-      fix: "Give the URL of the service that has it: --url http://127.0.0.1:<PORT>",
-    }),
-    unseen,
-  ]
-}
-
 export const checkDatabase = (world: World): ReadonlyArray<Finding> => {
   const { database } = world
   switch (database.kind) {
     case "open":
       return ofOpen(database)
-    case "in use":
-      return ofInUse(world, database.dataDir)
     case "not made":
       return [
         warning(`There is no embedded database in ${database.dataDir} yet`, {

@@ -6,9 +6,8 @@ import { Effect, Result } from "effect"
 import { type CompiledQuery, sql } from "kysely"
 import { type StoredCarrier, storedCarriers } from "../carriers/stored-trunks.ts"
 import type { SettingsShape } from "../config.ts"
-import { openEngine } from "../database/database.ts"
-import { DataDirInUse } from "../database/embedded.ts"
-import type { Engine } from "../database/engine.ts"
+import { reachEngine } from "../database/database.ts"
+import type { CommandEngine } from "../database/engine.ts"
 import { type DatabaseError, toDatabaseError } from "../database/errors.ts"
 import { query } from "../database/schema.ts"
 import { settingsStatement } from "../database/system-settings.ts"
@@ -45,8 +44,6 @@ export type DatabaseView =
       readonly unknown: ReadonlyArray<string>
       readonly stored: StoredThings
     }
-  /** The embedded one, which the service has to itself. */
-  | { readonly kind: "in use"; readonly dataDir: string }
   /** The embedded one before the first start. */
   | { readonly kind: "not made"; readonly dataDir: string }
   | { readonly kind: "failed"; readonly message: string }
@@ -64,7 +61,7 @@ const didsStatement = sql<StoredDid>`
 `.compile(query)
 
 const rowsOf =
-  ({ kysely }: Engine) =>
+  ({ kysely }: CommandEngine) =>
   <A>(statement: CompiledQuery<A>): Effect.Effect<ReadonlyArray<A>, DatabaseError> =>
     Effect.tryPromise({ try: () => kysely.executeQuery(statement), catch: toDatabaseError }).pipe(
       Effect.map(({ rows }) => rows),
@@ -74,7 +71,7 @@ const rowsOf =
 const orNothing = <A>(rows: Effect.Effect<ReadonlyArray<A>, DatabaseError>) =>
   Effect.catchTag(rows, "QueryRefused", () => Effect.succeed<ReadonlyArray<A>>([]))
 
-const storedIn = Effect.fnUntraced(function* (engine: Engine) {
+const storedIn = Effect.fnUntraced(function* (engine: CommandEngine) {
   const rows = rowsOf(engine)
   const carriers = yield* orNothing(storedCarriers(engine))
   const dids = yield* orNothing(rows(didsStatement))
@@ -98,7 +95,7 @@ const ownMigrations = Effect.promise(async () =>
   (await readdir(folder)).filter((name) => /^\d{4}_.+\.sql$/.test(name)).sort(),
 )
 
-const lookInto = Effect.fnUntraced(function* (engine: Engine) {
+const lookInto = Effect.fnUntraced(function* (engine: CommandEngine) {
   const rows = rowsOf(engine)
   const [first] = yield* rows(versionStatement)
   const applied = (yield* orNothing(rows(appliedStatement))).map(({ name }) => name)
@@ -121,21 +118,13 @@ const isMade = (dataDir: string) =>
     ),
   )
 
-/** Opens the database of the settings, reads and closes it; never makes one. */
+/** Reads the database of the settings, an embedded one through the service that has it open; never makes one. */
 export const lookAtDatabase = (database: SettingsShape["database"]): Effect.Effect<DatabaseView> =>
   Effect.gen(function* () {
     if (database.kind === "embedded" && !(yield* isMade(database.dataDir)))
       return { kind: "not made" as const, dataDir: database.dataDir }
-    const seen = yield* Effect.result(
-      Effect.acquireUseRelease(openEngine(database), lookInto, (engine) =>
-        Effect.promise(() => engine.close().catch(() => {})),
-      ),
-    )
-    if (Result.isSuccess(seen)) return seen.success
-    const { cause, message } = seen.failure
-    return database.kind === "embedded" && cause instanceof DataDirInUse
-      ? { kind: "in use" as const, dataDir: database.dataDir }
-      : { kind: "failed" as const, message }
+    const seen = yield* Effect.result(Effect.scoped(Effect.flatMap(reachEngine(database), lookInto)))
+    return Result.isSuccess(seen) ? seen.success : { kind: "failed" as const, message: seen.failure.message }
   })
 
 /** What is stored, where the database could be read. */

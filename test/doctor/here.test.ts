@@ -141,14 +141,6 @@ describe("the database", () => {
       await embedded.drop()
     }
   })
-
-  it("is in use by the service, which then is asked", async () => {
-    const database = { kind: "in use", dataDir: ".data" } as const
-    const unseen = problem("warning", /in use by a running service/, "Stop the service")
-    expect(await found(database)).toEqual([green(/says that it is ready/), unseen])
-    const service = { kind: "no answer", at: "http://127.0.0.1:3000/readyz", reason: "refused" } as const
-    expect(await found(database, { service })).toEqual([problem("warning", /does not say/, "--url"), unseen])
-  })
 })
 
 describe("the fleet", () => {

@@ -409,15 +409,16 @@ describe("two imports of one file at once", () => {
 })
 
 describe("where the service has the embedded database open", () => {
-  it("says what to do instead", async () => {
+  it("goes through the service", async () => {
     const database = await makeEmbeddedDatabase()
     const service = await startService(database.env)
     try {
-      const { code, output } = await run("import-numbers", [await fileOf("number\n")], database)
-      expect(code).toBe(1)
-      expect(output.trim()).toMatch(
-        / is in use by another process, most likely the service: .*Stop that one, import/,
-      )
+      const file = await fileOf(csvOf(linesOf(9)))
+      const flags = ["--create", "--apply"]
+      const added = await importJson(database, file, ...flags)
+      expect(added).toMatchObject({ code: 0, report: { applied: true } })
+      expect(added.report.added).toHaveLength(9)
+      expect((await importJson(database, file, ...flags)).report.added).toEqual([])
     } finally {
       await service.stop()
       await database.drop()

@@ -2,7 +2,7 @@
 // is exactly what was compared, or nothing.
 
 import { Data, Effect, type Scope } from "effect"
-import type { Engine, MigrationSession } from "../../database/engine.ts"
+import type { CommandEngine, MigrationSession } from "../../database/engine.ts"
 import { DatabaseUnavailable, messageOf } from "../../database/errors.ts"
 import { storableJson } from "../../database/schema.ts"
 import type { NumberFile, Progress } from "./number-file.ts"
@@ -210,7 +210,7 @@ const isUpToDate = (session: MigrationSession) =>
 
 /** Begins the transaction; one that does not `apply` can write nothing. Its scope ends it. */
 export const beginImport = Effect.fnUntraced(function* (
-  engine: Engine,
+  engine: CommandEngine,
   apply: boolean,
 ): Effect.fn.Return<ImportTransaction, ImportFailed, Scope.Scope> {
   const session = yield* Effect.acquireRelease(
