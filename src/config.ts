@@ -26,6 +26,9 @@ export interface ApiKey {
 /** A network, as address and length of its prefix in bits. */
 export type Network = readonly [address: ipaddr.IPv4 | ipaddr.IPv6, prefix: number]
 
+/** `failed`: those that no worker is known to have taken; `all`: also those that one has. */
+export type Rescue = "failed" | "all" | "off"
+
 /** Who answers a number: a worker of the fleet, or an agent of LiveKit's. */
 export type InboundTarget = "fleet" | "agent"
 
@@ -50,6 +53,10 @@ export interface SettingsShape {
   readonly inboundTarget: InboundTarget
   readonly defaultAgent: string
   readonly fallbackAgent: Option.Option<string>
+  /** How long somebody may take to join a caller, in ms. */
+  readonly answerWithinMs: number
+  /** Which calls that nobody has joined get another worker. */
+  readonly rescue: Rescue
   /** For numbers without a country code. */
   readonly defaultRegion: CountryCode
   /** Whoever may sign `sip-inbound`: any of these. */
@@ -256,6 +263,23 @@ const settings = {
     read: optionalText,
     fallback: Option.none<string>(),
   },
+  answerWithinMs: {
+    name: "ANSWER_WITHIN",
+    expects: "seconds, 5 at least, like 20 s",
+    read: (raw) => {
+      const seconds = /^(\d+(?:\.\d+)?)\s*s?$/.exec(raw)?.[1]
+      return seconds === undefined || Number(seconds) < 5 || Number(seconds) > 3600
+        ? undefined
+        : Math.round(Number(seconds) * 1000)
+    },
+    fallback: 20_000,
+  },
+  rescue: {
+    name: "RESCUE",
+    expects: "failed, all or off",
+    read: (raw): Rescue | undefined => (raw === "failed" || raw === "all" || raw === "off" ? raw : undefined),
+    fallback: "failed" as Rescue,
+  },
   defaultRegion: {
     name: "DEFAULT_REGION",
     expects: "a country of two letters, like US",
@@ -349,6 +373,8 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
   const inboundTarget = yield* read(settings.inboundTarget)
   const defaultAgent = yield* read(settings.defaultAgent)
   const fallbackAgent = yield* read(settings.fallbackAgent)
+  const answerWithinMs = yield* read(settings.answerWithinMs)
+  const rescue = yield* read(settings.rescue)
   const defaultRegion = yield* read(settings.defaultRegion)
   const webhookSecret = yield* read(settings.webhookSecret)
   const sipInboundUnsigned = yield* read(settings.sipInboundUnsigned)
@@ -429,6 +455,8 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     inboundTarget,
     defaultAgent,
     fallbackAgent,
+    answerWithinMs,
+    rescue,
     defaultRegion,
     webhookSecrets: Option.match(webhookSecret, {
       onNone: () => apiKeys.map(({ secret }) => secret),

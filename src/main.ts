@@ -2,6 +2,7 @@
 
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cause, Effect, Exit, Layer } from "effect"
+import { HttpServerError } from "effect/http"
 import { banner } from "./banner.ts"
 import { CallLog } from "./calls/call-log.ts"
 import { TrunkDirectory } from "./carriers/trunk-directory.ts"
@@ -20,11 +21,12 @@ import { LiveKit } from "./livekit/livekit.ts"
 import { loggingLayer } from "./logging.ts"
 import { Routing } from "./routing/routing.ts"
 import { Sessions } from "./sessions/sessions.ts"
+import { watchLayer } from "./watch/watch.ts"
 import { Keys } from "./webhook/keys.ts"
 
 const logging = Layer.unwrap(Effect.map(Settings, loggingLayer))
 
-const service = banner.pipe(
+const service = Layer.mergeAll(banner, watchLayer).pipe(
   Layer.provideMerge(serverLayer),
   Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer, RateLimit.layer)),
   Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, CallLog.layer, Sessions.layer)),
@@ -36,10 +38,15 @@ const service = banner.pipe(
   Layer.provide(environment),
 )
 
+const messageOf = (error: unknown): string => {
+  if (error instanceof HttpServerError.ServeError)
+    return `The service cannot listen: ${messageOf(error.cause)} (HOST and PORT say where)`
+  return error instanceof Error ? error.message : String(error)
+}
+
 // A start that fails is a person's business: one clear line each, and no stack.
 const report = (cause: Cause.Cause<unknown>) => {
-  const error = Cause.squash(cause)
-  for (const line of (error instanceof Error ? error.message : String(error)).split("\n")) console.error(line)
+  for (const line of messageOf(Cause.squash(cause)).split("\n")) console.error(line)
 }
 
 // Whoever reads our log may go away; the calls must not go with it.

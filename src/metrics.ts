@@ -60,6 +60,10 @@ const liveSessions = Metric.gauge("switchhook_sessions_live", {
 const unwritten = Metric.gauge("switchhook_backlog", {
   description: "Writes that wait in memory for the database.",
 })
+const watched = Metric.counter("switchhook_watch_total", {
+  description: "Calls and rooms that the watch looked after, by what came of it.",
+  incremental: true,
+})
 const refused = Metric.counter("switchhook_refused_total", {
   description: "Requests turned away before anything was read of them, by reason.",
   incremental: true,
@@ -111,6 +115,10 @@ export const countNewLead: Effect.Effect<void> = Metric.update(newLeads, 1)
 export const showLiveSessions = (count: number): Effect.Effect<void> => Metric.update(liveSessions, count)
 
 export const showBacklog = (count: number): Effect.Effect<void> => Metric.update(unwritten, count)
+
+/** `what` says what the watch did about a call or a room. */
+export const countWatched = (what: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(watched, { what }), 1)
 
 /** `reason` is `source` or `rate`. */
 export const countRefused = (reason: string): Effect.Effect<void> =>

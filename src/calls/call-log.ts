@@ -5,6 +5,7 @@ import { sql } from "kysely"
 import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { query, storable } from "../database/schema.ts"
+import type { EventParticipant } from "../webhook/event.ts"
 import { type Call, callKey, indexed, type LegEvent, roomKey } from "./call.ts"
 import {
   anyMoves,
@@ -143,7 +144,7 @@ export class CallLog extends Context.Service<
 }
 
 /** True for whoever may answer a caller: an agent, a person, or a leg that we called and that picked up. */
-export const mayAnswer = (participant: LegEvent["participant"]): boolean =>
+export const mayAnswer = (participant: Pick<EventParticipant, "kind" | "attributes">): boolean =>
   participant.kind === "AGENT" ||
   participant.kind === "STANDARD" ||
   (participant.kind === "SIP" &&

@@ -129,6 +129,10 @@ export interface Tables {
     created_at: Timestamp
     claimed_at: Timestamp | null
     settled_at: Timestamp | null
+    watch_at: Timestamp | null
+    watched: Generated<number>
+    rescues: Generated<number>
+    unanswered_at: Timestamp | null
   }
   readonly dispatch_attempts: {
     call_id: string

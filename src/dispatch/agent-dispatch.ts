@@ -3,20 +3,15 @@
 import { Effect, Result } from "effect"
 import type { Call } from "../calls/call.ts"
 import { monotonicMs, theClock } from "../clock.ts"
-import { LiveKit, type LiveKitError, type RoomParticipant } from "../livekit/livekit.ts"
+import { LiveKit, type LiveKitError } from "../livekit/livekit.ts"
 import type { Fresh } from "./ledger.ts"
 import { Accepted, Ambiguous, NotSent, type Outcome } from "./outcome.ts"
-
-/** For asking LiveKit who is in the room. */
-const lookWithinMs = 2_000
+import { callerGone, lookWithinMs, withoutGhosts } from "./presence.ts"
 
 // A dispatch into a room that has ended makes the room again, with an agent alone in it. Right after the join
 // nobody needs to ask; later the caller may have left behind retries, and a clock that is off only asks too often.
 const freshForMs = 5_000
 const youngForMs = 10_000
-
-/** What stands in `NotSent` where the room was found without the caller. */
-export const callerGone = "caller has left"
 
 const isFresh = ({ leg: { event } }: Call, { known }: Fresh, nowMs: number) =>
   !known &&
@@ -78,8 +73,7 @@ export const dispatchAgent = Effect.fnUntraced(function* (
     { concurrency: 2 },
   )
   if (Result.isFailure(participants)) return new NotSent({ reason: reasonOf(participants.failure) })
-  const isGhost = ({ joinedAtMs }: RoomParticipant) => joinedAtMs < (claim.ghostsBeforeMs ?? 0)
-  const present = participants.success.filter((participant) => !isGhost(participant))
+  const present = withoutGhosts(participants.success, claim.ghostsBeforeMs)
   const caller = call.leg.participant.identity
   if (
     !isFresh(call, claim, clock.currentTimeMillisUnsafe()) &&

@@ -4,14 +4,15 @@ import { Effect, Result } from "effect"
 import type { Call } from "../calls/call.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import type { Settings } from "../config.ts"
-import type { Fleet } from "../fleet/fleet.ts"
+import type { Fleet, Seat } from "../fleet/fleet.ts"
 import type { WorkerClient } from "../fleet/worker-client.ts"
-import type { LiveKit } from "../livekit/livekit.ts"
-import { callerGone, dispatchAgent } from "./agent-dispatch.ts"
+import { LiveKit } from "../livekit/livekit.ts"
+import { dispatchAgent } from "./agent-dispatch.ts"
 import type { Ours, OursAgain } from "./claim.ts"
 import type { Lease } from "./lease.ts"
-import { Ledger } from "./ledger.ts"
-import type { NotSent, Outcome } from "./outcome.ts"
+import { type Fresh, Ledger, type Resend } from "./ledger.ts"
+import { Accepted, NotSent, type Outcome } from "./outcome.ts"
+import { callerGone, lookInRoom } from "./presence.ts"
 import { relay } from "./relay.ts"
 import { release, selectInFleet } from "./select-taker.ts"
 import type { Taker } from "./taker.ts"
@@ -27,9 +28,49 @@ export interface Ended {
   readonly taker: Taker
 }
 
+// A caller's leave waits behind the retries of its room, and a call in a room as old as this may have been handed
+// over while nobody could see it: then LiveKit knows more than we do.
+const oldRoomMs = 10_000
+
+const isDoubtful = ({ leg: { event } }: Call, { known }: Fresh) =>
+  known || (event.room.creationTimeMs > 0 && event.createdAtMs - event.room.creationTimeMs > oldRoomMs)
+
+const answeredAlready = new Accepted({
+  reason: "somebody is with the caller already",
+  answer: {
+    status: 200,
+    contentType: "application/json",
+    body: new TextEncoder().encode('{"ok":true}'),
+  },
+})
+
+/** How the call ends before anything is sent, by LiveKit's word; `undefined` where it is to go on. */
+const endedAlready = Effect.fnUntraced(function* (
+  call: Call,
+  claim: Fresh,
+): Effect.fn.Return<Outcome | undefined, never, LiveKit> {
+  const livekit = yield* LiveKit
+  if (!livekit.configured || !isDoubtful(call, claim)) return undefined
+  const presence = yield* lookInRoom(call, claim.ghostsBeforeMs)
+  if (presence._tag === "Gone") return new NotSent({ reason: callerGone })
+  return presence._tag === "Answered" ? answeredAlready : undefined
+})
+
+const toWorker = Effect.fnUntraced(function* (
+  call: Call,
+  claim: Fresh | Resend,
+  seat: Seat,
+  budget: number,
+): Effect.fn.Return<Outcome, never, WorkerClient | LiveKit> {
+  const ended = claim._tag === "Fresh" ? yield* endedAlready(call, claim) : undefined
+  if (ended === undefined) return yield* relay(call, claim.lease, seat, budget)
+  yield* seat.end("never tried")
+  return ended
+})
+
 const attempt = (call: Call, ours: Ours | OursAgain, budget: number) => {
   const { claim, place } = ours
-  if (place.kind === "fleet") return relay(call, claim.lease, place.seat, budget)
+  if (place.kind === "fleet") return toWorker(call, claim, place.seat, budget)
   return claim._tag === "Fresh"
     ? dispatchAgent(call, claim, place.name, budget)
     : Effect.die(new Error("an agent is never dispatched twice"))

@@ -39,6 +39,8 @@ export interface ClaimInput {
   readonly taker: Taker | undefined
   readonly idempotentUrls: ReadonlyArray<string>
   readonly explanation: unknown
+  /** How long somebody may take to join the caller, before the watch looks after the call. */
+  readonly answerWithinMs: number
 }
 
 const when = <A>(condition: RawBuilder<boolean>, then: RawBuilder<A>, otherwise: RawBuilder<A>) =>
@@ -82,13 +84,14 @@ export const claimStatement = (input: ClaimInput) => {
     claimed AS (
       INSERT INTO calls AS c (
         id, call_key, state, claim, owner, lease_until, attempts, worker, worker_url, agent_name, metadata, target,
-        explanation, claimed_at, ${namesOf(columns)}
+        explanation, answer_within, claimed_at, ${namesOf(columns)}
       )
       SELECT
         ${input.rowId}::uuid, who.key, ${taker === undefined ? "waiting" : "handing"}::text,
         ${claimId}::uuid, ${replica}::text, ${leaseUntil}, ${taker === undefined ? 0 : 1}::integer,
         ${workerOf(taker)}, ${urlOf(taker)}, ${agentOf(taker)}, ${call.decision.metadata}::text, ${target}::text,
-        ${storableJson(input.explanation)}::jsonb, clock_timestamp(), ${valuesOf(columns)}
+        ${storableJson(input.explanation)}::jsonb, ${input.answerWithinMs}::integer * interval '1 millisecond',
+        clock_timestamp(), ${valuesOf(columns)}
       FROM who
       WHERE ${hasRule}
         OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room}::text AND o.call_key <> who.key)
@@ -96,7 +99,7 @@ export const claimStatement = (input: ClaimInput) => {
       ON CONFLICT (call_key) DO UPDATE SET
         state = CASE
           WHEN ${takes} THEN 'handing'
-          WHEN ${lapsed} THEN CASE WHEN c.answer_status IS NULL THEN 'uncertain' ELSE 'rejected' END
+          WHEN ${lapsed} THEN state_after(c)
           WHEN ${begins} THEN 'waiting'
           ELSE c.state END,
         claim = ${when(takes, sql`excluded.claim`, sql`c.claim`)},
@@ -109,6 +112,7 @@ export const claimStatement = (input: ClaimInput) => {
         target = ${when(takesNew, sql`excluded.target`, sql`coalesce(c.target, excluded.target)`)},
         metadata = coalesce(c.metadata, excluded.metadata),
         explanation = ${when(takes, sql`excluded.explanation`, sql`coalesce(c.explanation, excluded.explanation)`)},
+        answer_within = excluded.answer_within,
         claimed_at = ${when(takes, sql`excluded.claimed_at`, sql`coalesce(c.claimed_at, excluded.claimed_at)`)},
         ${mergesOf(columns)}
       WHERE ${takes} OR ${lapsed} OR ${begins} OR (${inbound} AND ${anyMoves(columns)})

@@ -2,6 +2,7 @@
 
 import { Effect, Option, Result } from "effect"
 import type { Call } from "../calls/call.ts"
+import { Settings } from "../config.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { Fleet, type NoFleet, type NoHealthyFleet } from "../fleet/fleet.ts"
 import { explain } from "./explanation.ts"
@@ -47,7 +48,7 @@ export const claim = Effect.fnUntraced(function* (
 ): Effect.fn.Return<
   Ours | OursAgain | Replay,
   Ignored | NoFleet | NoHealthyFleet | InFlightElsewhere | DatabaseError,
-  Ledger | Fleet
+  Ledger | Fleet | Settings
 > {
   const ledger = yield* Ledger
   const fleet = yield* Fleet
@@ -58,6 +59,7 @@ export const claim = Effect.fnUntraced(function* (
       taker: Result.isSuccess(selection) ? selection.success.place : undefined,
       idempotentUrls: fleet.idempotentUrls(),
       explanation: explain(call, considered, selectMs),
+      answerWithinMs: (yield* Settings).answerWithinMs,
       announce,
     })
     .pipe(Effect.tapCause(() => releaseAll(selection)))

@@ -1,6 +1,6 @@
 // From selection to the stored outcome: the part that, once begun, runs to its end whoever waits for it.
 
-import { Data, Effect, Exit, Fiber, Schedule } from "effect"
+import { Data, Effect, Exit, Fiber, Result, Schedule } from "effect"
 import { type Call, callNames, meetingOf } from "../calls/call.ts"
 import { CallLog } from "../calls/call-log.ts"
 import type { Settings } from "../config.ts"
@@ -12,16 +12,17 @@ import type { LiveKit } from "../livekit/livekit.ts"
 import { maskName, maskNumber } from "../masking.ts"
 import { countDispatch, measured, timed } from "../metrics.ts"
 import type { Decision } from "../routing/decision.ts"
-import { callerGone } from "./agent-dispatch.ts"
 import { type Ended, makeAttempts } from "./attempts.ts"
-import { claim, type Replay } from "./claim.ts"
+import { claim, type Ours, type OursAgain, type Replay } from "./claim.ts"
 import { tookMs } from "./explanation.ts"
 import type { Ignored } from "./ignored.ts"
 import { InFlight, type Reply } from "./in-flight.ts"
 import type { Lease } from "./lease.ts"
-import { CallerLeft, type InFlightElsewhere, Ledger } from "./ledger.ts"
+import { CallerLeft, InFlightElsewhere, Ledger } from "./ledger.ts"
 import { isRedirect, type Outcome } from "./outcome.ts"
-import { selectTaker } from "./select-taker.ts"
+import { callerGone } from "./presence.ts"
+import type { SeenCall } from "./rescue-statement.ts"
+import { release, selectInFleet, selectTaker } from "./select-taker.ts"
 
 /** A worker has answered, and its status and body go back as they came; or LiveKit dispatches an agent. */
 export class HandedOver extends Data.TaggedClass("HandedOver")<{ readonly answer: WorkerAnswer }> {}
@@ -69,7 +70,9 @@ const tell = ({ outcome, taker }: Ended) => {
   const who = { [taker.kind === "fleet" ? "worker" : "agent"]: taker.name }
   switch (outcome._tag) {
     case "Accepted":
-      return Effect.logInfo("Dispatched", { ...who, status: outcome.answer.status })
+      return outcome.reason === undefined
+        ? Effect.logInfo("Dispatched", { ...who, status: outcome.answer.status })
+        : Effect.logInfo("Not dispatched again", { why: outcome.reason })
     case "Rejected":
       return Effect.logWarning("Dispatch failed", {
         ...who,
@@ -87,16 +90,14 @@ const toExit = ({ outcome, taker }: Ended): Exit.Exit<HandedOver | CallerLeft, D
   if ("answer" in outcome && !isRedirect(outcome.answer)) {
     return Exit.succeed(new HandedOver({ answer: outcome.answer }))
   }
-  if (outcome._tag === "NotSent" && taker.kind === "agent") {
-    return outcome.reason === callerGone
-      ? Exit.succeed(new CallerLeft())
-      : Exit.fail(new NoAgent({ why: outcome.reason }))
-  }
+  if (outcome._tag === "NotSent" && outcome.reason === callerGone) return Exit.succeed(new CallerLeft())
+  if (outcome._tag === "NotSent" && taker.kind === "agent")
+    return Exit.fail(new NoAgent({ why: outcome.reason }))
   return Exit.fail(new DispatchFailed({ outcome: outcome._tag }))
 }
 
-// LiveKit has said that the caller is gone; its own webhook, which knows when, waits behind this one.
-const recordGone = Effect.fnUntraced(function* (call: Call) {
+/** LiveKit has said that the caller is gone; its own webhook, which knows when, waits behind this one, or is lost. */
+export const recordGone = Effect.fnUntraced(function* (call: Call) {
   const log = yield* CallLog
   const backlog = yield* Backlog
   const event = { ...call.leg.event, createdAtMs: Date.now() }
@@ -169,6 +170,26 @@ const letAskerFirst = Effect.fnUntraced(function* ({ callerNumber, decision, leg
   }
 })
 
+/** From the claim to the stored outcome; replies before it is stored, where that takes long. */
+const finish = Effect.fnUntraced(function* (
+  call: Call,
+  ours: Ours | OursAgain,
+  claimMs: number,
+  reply: Reply<HandedOver | Replay, HandOverError>,
+): Effect.fn.Return<void, DatabaseError, HandOverNeeds> {
+  const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
+  yield* tell(ended)
+  yield* countDispatch(ended.outcome._tag)
+  const storing = yield* Effect.forkChild(
+    store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs })),
+  )
+  yield* Effect.timeoutOption(Fiber.join(storing), storeWithin)
+  const exit = toExit(ended)
+  if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)
+  yield* reply(exit)
+  yield* Fiber.join(storing)
+})
+
 const run = (call: Call) =>
   Effect.fnUntraced(function* (
     reply: Reply<HandedOver | Replay, HandOverError>,
@@ -182,17 +203,7 @@ const run = (call: Call) =>
       yield* Effect.logInfo("Delivered again", { known: ours._tag })
       return yield* reply(Exit.succeed(ours))
     }
-    const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
-    yield* tell(ended)
-    yield* countDispatch(ended.outcome._tag)
-    const storing = yield* Effect.forkChild(
-      store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs })),
-    )
-    yield* Effect.timeoutOption(Fiber.join(storing), storeWithin)
-    const exit = toExit(ended)
-    if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)
-    yield* reply(exit)
-    yield* Fiber.join(storing)
+    yield* finish(call, ours, claimMs, reply)
   })
 
 /**
@@ -206,3 +217,44 @@ export const handOver = (
   HandOverError,
   HandOverNeeds
 > => Effect.flatMap(InFlight, (inFlight) => inFlight.share(call.key, run(call)))
+
+/** A call that nobody has joined, as it was seen, and who has had it: by their URLs. */
+export interface Forlorn {
+  readonly seen: SeenCall
+  readonly tried: ReadonlySet<string>
+  readonly ghostsBeforeMs: number | undefined
+}
+
+const runRescue = (call: Call, { ghostsBeforeMs, seen, tried }: Forlorn) =>
+  Effect.fnUntraced(function* (
+    reply: Reply<HandedOver | Replay, HandOverError>,
+  ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
+    const ledger = yield* Ledger
+    const selection = yield* selectInFleet(tried)
+    if (Result.isFailure(selection)) return yield* Effect.fail(selection.failure)
+    const { place } = selection.success
+    const { ms, value: claimed } = yield* measured("claim")(
+      ledger.rescue(seen, ghostsBeforeMs, place).pipe(Effect.tapCause(() => release(place))),
+    )
+    if (claimed === undefined) {
+      yield* release(place)
+      return yield* Effect.fail(new InFlightElsewhere())
+    }
+    yield* Effect.logWarning("Rescuing a call that nobody has joined", {
+      [place.kind === "fleet" ? "worker" : "agent"]: place.name,
+    })
+    yield* finish(call, { claim: claimed, place }, ms, reply)
+  })
+
+/**
+ * Gives a call that nobody has joined to another worker, else to `FALLBACK_AGENT`. Fails where there is nobody, or the
+ * call has moved on since it was seen.
+ */
+export const rescue = (
+  call: Call,
+  forlorn: Forlorn,
+): Effect.Effect<
+  { readonly value: HandedOver | Replay; readonly shared: boolean },
+  HandOverError,
+  HandOverNeeds
+> => Effect.flatMap(InFlight, (inFlight) => inFlight.share(call.key, runRescue(call, forlorn)))

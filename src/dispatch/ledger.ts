@@ -13,6 +13,7 @@ import { type Ask, type AskedRow, askStatement } from "./ask-statement.ts"
 import { type ClaimInput, type ClaimRow, claimStatement } from "./claim-statement.ts"
 import { type Lease, leaseMs } from "./lease.ts"
 import { NotSent, type Outcome } from "./outcome.ts"
+import { rescueStatement, type SeenCall } from "./rescue-statement.ts"
 import { moveStatement, renewStatement, settleStatement } from "./settle-statements.ts"
 import type { Taker, WorkerRef } from "./taker.ts"
 
@@ -125,6 +126,12 @@ export class Ledger extends Context.Service<
       reason: string,
       taker: Taker,
     ) => Effect.Effect<Fresh | undefined, DatabaseError>
+    /** Claims the rescue of a call that nobody has joined; `undefined` where it has moved on since it was seen. */
+    readonly rescue: (
+      seen: SeenCall,
+      ghostsBeforeMs: number | undefined,
+      taker: Taker,
+    ) => Effect.Effect<Fresh | undefined, DatabaseError>
     /**
      * Stores how an attempt ended, however late, and what the stages took (ms) beside the explanation; returns the
      * call's state after it.
@@ -233,6 +240,20 @@ export class Ledger extends Context.Service<
           return rows[0] === undefined
             ? undefined
             : new Fresh({ ...fresh, lease: makeLease(callRowId, claimId, rows[0].attempt, askedAt) })
+        }),
+        rescue: Effect.fnUntraced(function* (seen, ghostsBeforeMs, taker) {
+          const claimId = crypto.randomUUID()
+          const askedAt = monotonicMs(clock)
+          const rows = yield* database
+            .run(rescueStatement(seen, claimId, taker))
+            .pipe(Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ id: seen.id }, claimId)))
+          const attempt = rows[0]?.attempts
+          if (attempt === undefined) return undefined
+          return new Fresh({
+            lease: makeLease(seen.id, claimId, attempt, askedAt),
+            known: true,
+            ghostsBeforeMs,
+          })
         }),
         settle: (held, outcome, tookMs = {}) =>
           Effect.map(database.run(settleStatement(held, outcome, tookMs)), (rows) => rows[0]?.state),

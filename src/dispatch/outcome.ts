@@ -7,8 +7,11 @@ import type { WorkerAnswer } from "../fleet/worker-client.ts"
 /** Nothing was sent that could give the call away: another taker may be asked, and a later delivery may try again. */
 export class NotSent extends Data.TaggedClass("NotSent")<{ readonly reason: string }> {}
 
-/** 2xx: the taker has the call. */
-export class Accepted extends Data.TaggedClass("Accepted")<{ readonly answer: WorkerAnswer }> {}
+/** 2xx: the taker has the call. With a `reason`, somebody else has it already, and nothing was sent. */
+export class Accepted extends Data.TaggedClass("Accepted")<{
+  readonly answer: WorkerAnswer
+  readonly reason?: string
+}> {}
 
 /** Any other answer: the worker does not have the call, and may have removed the caller. Never sent again. */
 export class Rejected extends Data.TaggedClass("Rejected")<{ readonly answer: WorkerAnswer }> {}

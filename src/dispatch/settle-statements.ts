@@ -38,36 +38,47 @@ export const moveStatement = (held: Lease, reason: string, taker: Taker) =>
 export const settleStatement = (held: Lease, outcome: Outcome, tookMs: Record<string, number>) => {
   const name = outcomeNames[outcome._tag]
   const answer = "answer" in outcome ? outcome.answer : undefined
-  const reason = "reason" in outcome ? outcome.reason : null
+  const reason = ("reason" in outcome ? outcome.reason : undefined) ?? null
   const unsent = sql<number>`c.unsent + ${name === "not-sent" ? 1 : 0}::integer`
   // The first accepted answer stays, else the first rejected one.
   const stores =
     name === "accepted"
-      ? sql<boolean>`c.state <> 'accepted'`
+      ? sql<boolean>`c.outcome IS DISTINCT FROM 'accepted'`
       : sql<boolean>`${name === "rejected"}::boolean AND c.answer_status IS NULL`
   return sql<{ state: CallState }>`
     WITH ended AS (
       UPDATE dispatch_attempts SET outcome = ${name}::text, status = ${answer?.status ?? null}::integer,
         reason = ${reason}::text, ended_at = clock_timestamp()
       WHERE call_id = ${held.callRowId}::uuid AND attempt = ${held.attempt}::integer AND outcome IS NULL
-      RETURNING call_id
+      RETURNING call_id, rescue AND ${name === "not-sent"}::boolean AS undone
+    ), taker AS (
+      -- A rescue that sent nothing leaves the call with whoever may have had it before.
+      SELECT d.target, d.worker, d.worker_url FROM dispatch_attempts d JOIN ended e ON e.call_id = d.call_id AND e.undone
+      WHERE d.attempt < ${held.attempt}::integer AND d.outcome IS DISTINCT FROM 'not-sent'
+      ORDER BY d.attempt DESC LIMIT 1
     )
     UPDATE calls c SET
       unsent = ${unsent},
       state = CASE
         WHEN ${name === "accepted"}::boolean OR c.state = 'accepted' THEN 'accepted'
         WHEN c.state = 'handing' AND c.claim <> ${held.claimId}::uuid THEN 'handing'
+        WHEN c.outcome = 'accepted' THEN 'accepted'
         WHEN ${name === "rejected"}::boolean OR c.answer_status IS NOT NULL THEN 'rejected'
         WHEN ${unsent} = c.attempts THEN 'waiting'
         ELSE 'uncertain' END,
-      outcome = CASE WHEN c.state = 'accepted' THEN c.outcome ELSE ${name}::text END,
+      outcome = CASE WHEN c.outcome = 'accepted' THEN c.outcome ELSE ${name}::text END,
       answer_status = CASE WHEN ${stores} THEN ${answer?.status ?? null}::integer ELSE c.answer_status END,
       answer_type = CASE WHEN ${stores} THEN ${storable(answer?.contentType ?? "")}::text ELSE c.answer_type END,
       answer_body = CASE WHEN ${stores} THEN ${answer?.body ?? null}::bytea ELSE c.answer_body END,
       explanation = CASE WHEN c.explanation->'took_ms' IS NULL THEN c.explanation ELSE
         jsonb_set(c.explanation, '{took_ms}', (c.explanation->'took_ms') || ${JSON.stringify(tookMs)}::jsonb) END,
+      target = coalesce(t.target, c.target),
+      worker = CASE WHEN t.target IS NULL THEN c.worker WHEN t.target = 'fleet' THEN t.worker END,
+      worker_url = CASE WHEN t.target IS NULL THEN c.worker_url ELSE t.worker_url END,
+      agent_name = CASE WHEN t.target IS NULL THEN c.agent_name WHEN t.target = 'agent' THEN t.worker END,
+      rescues = c.rescues - ended.undone::integer,
       settled_at = clock_timestamp()
-    FROM ended WHERE c.id = ended.call_id
+    FROM ended LEFT JOIN taker t ON true WHERE c.id = ended.call_id
     RETURNING c.state
   `.compile(query)
 }

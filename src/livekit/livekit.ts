@@ -51,6 +51,11 @@ interface LiveKitShape {
     room: string,
     withinMs: number,
   ) => Effect.Effect<ReadonlyArray<RoomParticipant>, LiveKitError>
+  /** Of these names those that LiveKit has a room of, with the room's sid. */
+  readonly rooms: (
+    names: ReadonlyArray<string>,
+    withinMs: number,
+  ) => Effect.Effect<ReadonlyArray<{ readonly name: string; readonly sid: string }>, LiveKitError>
   /**
    * Which agents were asked into the room, without LiveKit's own dispatch, whose agent name is empty. Refused as
    * `unavailable` where no server runs that room.
@@ -74,6 +79,7 @@ interface LiveKitShape {
 const notConfigured: LiveKitShape = {
   configured: false,
   participants: () => Effect.fail(new LiveKitNotReached({ reason: "not configured" })),
+  rooms: () => Effect.fail(new LiveKitNotReached({ reason: "not configured" })),
   dispatches: () => Effect.fail(new LiveKitNotReached({ reason: "not configured" })),
   createDispatch: () => Effect.fail(new LiveKitNotReached({ reason: "not configured" })),
 }
@@ -84,6 +90,11 @@ const askedBy = ({ call, client }: Caller): LiveKitShape => ({
     Effect.map(
       call(within(withinMs), (request) => client(RoomServiceClient, request).listParticipants(room)),
       (found) => found.map(toParticipant),
+    ),
+  rooms: (names, withinMs) =>
+    Effect.map(
+      call(within(withinMs), (request) => client(RoomServiceClient, request).listRooms([...names])),
+      (found) => found.map(({ name, sid }) => ({ name, sid })),
     ),
   dispatches: (room, withinMs) =>
     Effect.map(

@@ -226,6 +226,7 @@ const makeStage = async (kind: DatabaseKind) => {
     LiveKit.of({
       configured: true,
       participants: () => Effect.succeed([caller]),
+      rooms: () => Effect.succeed([]),
       dispatches: () => Effect.succeed([]),
       createDispatch: (room, agent) =>
         Effect.sync(() => {

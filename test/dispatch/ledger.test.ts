@@ -47,7 +47,13 @@ describe.each(databaseKinds)("on %s", (kind) => {
   const worker = (name: string): WorkerRef => ({ kind: "fleet", name, url: `http://${name}` })
   const claim = (id: string) =>
     Effect.flatMap(Ledger, (ledger) =>
-      ledger.claim({ call: makeCall(id), taker: worker("a"), idempotentUrls: [], explanation: {} }),
+      ledger.claim({
+        call: makeCall(id),
+        taker: worker("a"),
+        idempotentUrls: [],
+        explanation: {},
+        answerWithinMs: 20_000,
+      }),
     )
   const waiting = (id: string) =>
     eventually("nothing was sent, and the row says so", async () => {
@@ -98,7 +104,13 @@ describe.each(databaseKinds)("on %s", (kind) => {
       const ledger = yield* Ledger
       const log = yield* CallLog
       const give = (call: Call) =>
-        ledger.claim({ call, taker: worker("a"), idempotentUrls: [], explanation: {} })
+        ledger.claim({
+          call,
+          taker: worker("a"),
+          idempotentUrls: [],
+          explanation: {},
+          answerWithinMs: 20_000,
+        })
       yield* log.recordLeave(inRoom("SCL_ruleless", 1_000, ""), { aborted: false })
       const first = yield* give(inRoom("SCL_holder", 1_000, "SDR_1"))
       const left = yield* give(inRoom("SCL_ruleless", 1_000, ""))
@@ -112,7 +124,13 @@ describe.each(databaseKinds)("on %s", (kind) => {
     for (let round = 0; round < 50; round++) {
       const id = `SCL_meet_${round}`
       const nobody = Effect.flatMap(Ledger, (ledger) =>
-        ledger.claim({ call: makeCall(id), taker: undefined, idempotentUrls: [], explanation: {} }),
+        ledger.claim({
+          call: makeCall(id),
+          taker: undefined,
+          idempotentUrls: [],
+          explanation: {},
+          answerWithinMs: 20_000,
+        }),
       )
       expect((await runtime.runPromise(nobody))._tag).toBe("Waiting")
       const claims = await Promise.all(Array.from({ length: 6 }, () => runtime.runPromise(claim(id))))

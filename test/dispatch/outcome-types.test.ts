@@ -123,6 +123,7 @@ describe("a hand-over that was not sent", () => {
             claim: unused,
             settle: unused,
             ask: unused,
+            rescue: unused,
             moveOn: (held, reason, taker) =>
               Effect.sync(() => {
                 asked.push(`move to ${taker.name}: ${reason}`)

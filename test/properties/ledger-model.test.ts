@@ -225,6 +225,7 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
             taker: at.worker === undefined ? undefined : workerRef(at.worker),
             idempotentUrls: at.idempotent.map((name) => workerRef(name).url),
             explanation: {},
+            answerWithinMs: 20_000,
           })
           expect([turn, claimed._tag]).toEqual([turn, model.deliver(at)])
           if ("lease" in claimed) leases.push(claimed.lease)
@@ -286,7 +287,13 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
     const ledger = await runtime.runPromise(Ledger)
     const call = makeCall(`SCL_first_${kind}`, 1_000)
     const claim = () =>
-      ledger.claim({ call, taker: workerRef("a"), idempotentUrls: [workerRef("a").url], explanation: {} })
+      ledger.claim({
+        call,
+        taker: workerRef("a"),
+        idempotentUrls: [workerRef("a").url],
+        explanation: {},
+        answerWithinMs: 20_000,
+      })
     const play = Effect.gen(function* () {
       const first = yield* claim()
       if (first._tag !== "Fresh") throw new Error(first._tag)

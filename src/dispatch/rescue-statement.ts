@@ -1,0 +1,34 @@
+// The statement that gives a call to somebody else because nobody has joined its caller.
+
+import { type RawBuilder, sql } from "kysely"
+import { type CallState, query } from "../database/schema.ts"
+import { leaseUntil, replica } from "./lease.ts"
+import { agentOf, type Taker, urlOf, workerOf } from "./taker.ts"
+
+/** A call as somebody saw it who then asked LiveKit about it. */
+export interface SeenCall {
+  readonly id: string
+  readonly state: CallState
+  readonly claim: string | null
+}
+
+/** Whether the row `c` is that call, and has not moved on meanwhile. */
+export const isStill = ({ claim, id, state }: SeenCall): RawBuilder<boolean> =>
+  sql<boolean>`(c.id = ${id}::uuid AND c.state = ${state}::text AND c.claim IS NOT DISTINCT FROM ${claim}::uuid)`
+
+/** Claims a rescue: one a call, never beside an answerer, and never for a caller who has left. */
+export const rescueStatement = (seen: SeenCall, claimId: string, taker: Taker) =>
+  sql<{ attempts: number }>`
+    WITH taken AS (
+      UPDATE calls c SET state = 'handing', claim = ${claimId}::uuid, owner = ${replica}::text, lease_until = ${leaseUntil},
+        claimed_at = clock_timestamp(), attempts = c.attempts + 1, rescues = c.rescues + 1, target = ${taker.kind}::text,
+        worker = ${workerOf(taker)}, worker_url = ${urlOf(taker)}, agent_name = ${agentOf(taker)}
+      WHERE ${isStill(seen)} AND c.state IN ('accepted', 'uncertain', 'rejected') AND c.rescues = 0
+        AND c.answered_at_ms IS NULL AND c.ended_at_ms IS NULL
+      RETURNING c.*
+    ), attempt AS (
+      INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url, rescue)
+      SELECT id, attempts, claim, target, coalesce(worker, agent_name), worker_url, true FROM taken
+    )
+    SELECT attempts FROM taken
+  `.compile(query)

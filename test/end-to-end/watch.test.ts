@@ -1,0 +1,277 @@
+// The watch: calls that LiveKit has given up, that nobody knows the end of, or that nobody joins.
+
+import { beforeAll, describe, expect, it } from "vitest"
+import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
+import {
+  type AgentStage,
+  agents,
+  numbers,
+  rejoinOf,
+  ring,
+  roomStarted,
+  startAgentStage,
+} from "../support/agent-stage.ts"
+import type { JoinEvent } from "../support/events.ts"
+import { refusePlainly } from "../support/livekit-api.ts"
+import { runtimes } from "../support/processes.ts"
+import { eventually, sleep } from "../support/waiting.ts"
+import { hangUp, startWorker } from "../support/workers.ts"
+
+const answerWithinMs = 5_000
+
+describe.each(runtimes)("the watch on %s", (runtime) => {
+  let stage: AgentStage
+  let other: SampleWorker
+
+  beforeAll(async () => {
+    other = await startWorker("the other worker")
+    stage = await startAgentStage(runtime, { ANSWER_WITHIN: "5 s" })
+    await stage.database.query("UPDATE system_settings SET value = $1 WHERE key = 'core_fleet'", [
+      JSON.stringify([stage.worker.url, other.url]),
+    ])
+    await stage.replica()
+    await fleetIs(2)
+    return async () => {
+      await stage.stop()
+      await other.stop()
+    }
+  })
+
+  /** Waits until every replica has so many workers that are up. */
+  const fleetIs = (count: number) =>
+    eventually(`${count} workers are up`, async () => {
+      const response = await fetch(`${stage.service.url}/metrics`)
+      const up = (await response.text()).matchAll(/^switchhook_worker_up\{[^}]*\} (\d)/gm)
+      return [...up].filter(([, value]) => value === "1").length === count
+    })
+
+  const seenOf = ({ participant }: JoinEvent) => {
+    const id = participant.attributes["sip.callID"]
+    return [stage.worker, other].map(
+      (worker) => worker.seen.filter(({ body }) => body["call_id"] === id).length,
+    )
+  }
+  const handedOver = (join: JoinEvent) => seenOf(join).reduce((sum, count) => sum + count, 0)
+  const rowOf = async (join: JoinEvent) =>
+    (
+      await stage.database.query<{
+        state: string
+        status: string
+        unanswered: boolean
+        rescues: number
+        watched: boolean
+      }>(
+        `SELECT state, status, unanswered_at IS NOT NULL AS unanswered, rescues, watch_at IS NOT NULL AS watched
+         FROM calls WHERE sip_call_id = $1`,
+        [join.participant.attributes["sip.callID"]],
+      )
+    )[0]
+  const agentJoins = ({ room }: JoinEvent, joinedAtMs = Date.now()) =>
+    stage.livekit.addParticipant(room.name, {
+      identity: `agent-${room.sid}`,
+      kind: "AGENT",
+      joinedAtMs,
+      attributes: {},
+    })
+  const leaves = ({ participant, room }: JoinEvent) =>
+    stage.livekit.removeParticipant(room.name, participant.identity)
+
+  const asUsual = () => {
+    for (const worker of [stage.worker, other])
+      worker.behaviour.dispatch = respond(200, { ok: true, worker: worker.name })
+  }
+
+  /** A call whose worker takes the request and drops the connection. */
+  const uncertain = async () => {
+    stage.worker.behaviour.dispatch = hangUp
+    other.behaviour.dispatch = hangUp
+    const join = stage.arrive(numbers.fleet)
+    expect((await ring(stage.service, join)).status).toBe(502)
+    asUsual()
+    // Or the breakers would take both workers out.
+    for (let call = 0; call < 4; call++) await ring(stage.service, stage.arrive(numbers.fleet))
+    return join
+  }
+
+  describe("while no worker is there", () => {
+    it("keeps the calls that rang, and hands each over once when one returns, to callers who are still there", async () => {
+      await Promise.all([stage.worker.stop(), other.stop()])
+      await fleetIs(0)
+      const joins = Array.from({ length: 5 }, () => stage.arrive(numbers.fleet))
+      for (const join of joins) expect((await ring(stage.service, join)).status).toBe(503)
+      const [gone, ...there] = joins
+      leaves(gone!)
+      await Promise.all([stage.worker.restart(), other.restart()])
+      await eventually("all are handed over", () => there.every((join) => handedOver(join) === 1))
+      await eventually(
+        "the one who left is known to have",
+        async () => (await rowOf(gone!))?.status === "missed",
+      )
+      expect(there.map(handedOver)).toEqual([1, 1, 1, 1])
+      expect(handedOver(gone!)).toBe(0)
+      for (const join of there) {
+        expect(await rowOf(join)).toMatchObject({ state: "accepted", status: "ringing" })
+        // LiveKit's own retry, however late, gets the stored answer.
+        expect(await ring(stage.service, join)).toMatchObject({ status: 200, replayed: true })
+      }
+    })
+  })
+
+  describe("of a call that nobody knows the end of", () => {
+    let alone: JoinEvent
+    let joined: JoinEvent
+    let gone: JoinEvent
+    let haunted: JoinEvent
+
+    beforeAll(async () => {
+      alone = await uncertain()
+      joined = await uncertain()
+      agentJoins(joined)
+      gone = await uncertain()
+      leaves(gone)
+      haunted = await uncertain()
+      const now = Date.now()
+      agentJoins(haunted, now - 60_000)
+      for (const at of [now - 120_000, now - 1_000]) await ring(stage.service, roomStarted(haunted, at))
+      leaves(haunted)
+      stage.enter(rejoinOf(haunted, now))
+    })
+
+    const becomes = (join: JoinEvent, expected: object) =>
+      eventually(
+        `it is ${JSON.stringify(expected)}`,
+        async () => {
+          const row = new Map(Object.entries((await rowOf(join)) ?? {}))
+          return Object.entries(expected).every(([name, value]) => row.get(name) === value)
+        },
+        20_000,
+      )
+
+    it("asks LiveKit who is there: alone, the caller gets another worker, once", async () => {
+      const [first] = await stage.attempts(alone)
+      await becomes(alone, { state: "accepted", rescues: 1 })
+      const attempts = await stage.attempts(alone)
+      expect(attempts.map(({ outcome }) => outcome)).toEqual(["ambiguous", "accepted"])
+      expect(attempts[1]?.worker_url).not.toBe(first?.worker_url)
+      expect(seenOf(alone)).toEqual([1, 1])
+      expect(await ring(stage.service, alone)).toMatchObject({
+        status: 200,
+        replayed: true,
+        body: { ok: true },
+      })
+      expect(handedOver(alone)).toBe(2)
+    })
+
+    it("leaves it to whoever has joined, though the webhook was lost", async () => {
+      await becomes(joined, { state: "accepted", status: "active", rescues: 0, watched: false })
+      expect(handedOver(joined)).toBe(1)
+    })
+
+    it("lets a caller go who has left, though the webhook was lost", async () => {
+      await becomes(gone, { state: "uncertain", status: "missed", rescues: 0, watched: false })
+      expect(handedOver(gone)).toBe(1)
+    })
+
+    it("does not take the ghosts of a LiveKit that crashed for answerers", async () => {
+      await eventually("it is rescued", () => handedOver(haunted) === 2, 20_000)
+    })
+
+    it("rescues nobody while LiveKit is silent, and goes on when it answers", async () => {
+      const join = await uncertain()
+      stage.behave(join, "ListParticipants", refusePlainly(503))
+      await sleep(answerWithinMs + 3_000)
+      expect(handedOver(join)).toBe(1)
+      expect(await rowOf(join)).toMatchObject({ state: "uncertain", watched: true })
+      stage.behave(join, "ListParticipants")
+      await eventually("it is rescued", () => handedOver(join) === 2, 15_000)
+    })
+
+    it("comes to it where the process died over the hand-over", async () => {
+      const replica = await stage.replica()
+      await eventually("ready", async () => (await replica.get("/readyz")).status === 200)
+      const begun = Promise.withResolvers<void>()
+      for (const worker of [stage.worker, other]) worker.behaviour.dispatch = () => begun.resolve()
+      const join = stage.arrive(numbers.fleet)
+      const lost = ring(replica, join).catch(() => undefined)
+      await begun.promise
+      await replica.stop("SIGKILL")
+      await lost
+      asUsual()
+      await eventually("its lease has lapsed", async () => (await rowOf(join))?.state === "uncertain")
+      await eventually("it is rescued", async () => (await rowOf(join))?.state === "accepted", 15_000)
+      expect(seenOf(join)).toEqual([1, 1])
+    })
+  })
+
+  it("tells once, by whichever replica, of a call that a worker took and nobody joined", async () => {
+    const [forlorn, answered] = [stage.arrive(numbers.fleet), stage.arrive(numbers.fleet)]
+    for (const join of [forlorn, answered]) expect((await ring(stage.service, join)).status).toBe(200)
+    agentJoins(answered)
+    await eventually("it is told", async () => (await rowOf(forlorn))?.unanswered === true, 15_000)
+    await sleep(2_000)
+    expect(await rowOf(forlorn)).toMatchObject({ state: "accepted", rescues: 0, watched: false })
+    expect(await rowOf(answered)).toMatchObject({ status: "active", watched: false })
+    expect([forlorn, answered].map(handedOver)).toEqual([1, 1])
+    const id = forlorn.participant.attributes["sip.callID"] ?? ""
+    const told = stage
+      .output()
+      .split("\n")
+      .filter((line) => line.includes("Call unanswered") && line.includes(id))
+    expect(told).toHaveLength(1)
+  })
+
+  it("closes a room whose end was never told, and with it the call", async () => {
+    const join = stage.arrive(numbers.fleet)
+    expect((await ring(stage.service, join)).status).toBe(200)
+    await stage.database.query(
+      "UPDATE sessions SET created_at = created_at - interval '2 minutes' WHERE room_sid = $1",
+      [join.room.sid],
+    )
+    stage.livekit.endRoom(join.room.name)
+    await eventually("it is closed", async () => (await rowOf(join))?.status === "missed", 30_000)
+  })
+
+  it("a delivery of a known call asks LiveKit first, and a caller who has left gets nobody", async () => {
+    await Promise.all([stage.worker.stop(), other.stop()])
+    await fleetIs(0)
+    const join = stage.arrive(numbers.fleet)
+    expect((await ring(stage.service, join)).status).toBe(503)
+    leaves(join)
+    await Promise.all([stage.worker.restart(), other.restart()])
+    await eventually("LiveKit's retry hears it", async () => {
+      const { body, status } = await ring(stage.service, join)
+      return status === 200 && (body as { outcome?: string }).outcome === "left"
+    })
+    expect(handedOver(join)).toBe(0)
+    await fleetIs(2)
+  })
+})
+
+describe("RESCUE=all", () => {
+  it("gives a call that a worker took and nobody joined to somebody else, here the fallback agent, once", async () => {
+    const env = { ANSWER_WITHIN: "5", RESCUE: "all", FALLBACK_AGENT: agents.fallback }
+    const stage = await startAgentStage(runtimes[0]!, env)
+    try {
+      const join = stage.arrive(numbers.fleet)
+      expect((await ring(stage.service, join)).status).toBe(200)
+      await eventually("the agent is there", () => stage.agentsIn(join).includes(agents.fallback), 15_000)
+      await eventually("it is stored", async () =>
+        (await stage.attempts(join)).every(({ outcome }) => outcome),
+      )
+      expect(await stage.attempts(join)).toMatchObject([
+        { target: "fleet", outcome: "accepted" },
+        { target: "agent", worker: agents.fallback, outcome: "accepted" },
+      ])
+      // The first answer stays.
+      expect(await ring(stage.service, join)).toMatchObject({
+        status: 200,
+        replayed: true,
+        body: { ok: true, worker: stage.worker.name },
+      })
+      await sleep(3_000)
+      expect(stage.dispatched(join)).toHaveLength(1)
+    } finally {
+      await stage.stop()
+    }
+  })
+})
