@@ -490,7 +490,7 @@ const alsoPlayed: Record<string, (lines: number) => Play> = {
 const notCompared = [
   ...["id", "state", "claim", "owner", "lease_until", "attempts", "unsent", "worker", "worker_url"],
   ...["answer_status", "answer_type", "answer_body", "outcome", "agent_name", "metadata", "explanation"],
-  ...["created_at", "claimed_at", "settled_at"],
+  ...["created_at", "claimed_at", "settled_at", "watch_at", "watched", "rescues", "unanswered_at"],
 ]
 
 type Row = Record<string, unknown>
