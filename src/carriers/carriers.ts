@@ -1,6 +1,7 @@
 // The queries of carriers and their DIDs. Each that writes is one statement, and does all of it or nothing.
 
 import { sql } from "kysely"
+import type { DatabaseError } from "../database/errors.ts"
 import { all, assignments, type Key, type Page, where } from "../database/pages.ts"
 import { query } from "../database/schema.ts"
 import type { GivenNumber } from "../routing/dids.ts"
@@ -73,17 +74,31 @@ const taken = (dids: ReadonlyArray<GivenNumber>, id: string | undefined) => sql`
       AND o.id IS DISTINCT FROM ${id ?? null}::uuid
   )`
 
-// Where two carriers are given one number at the same moment, `taken` sees neither: the first one keeps it.
+// Where two carriers are given one number at the same moment, `taken` sees neither. The later one comes upon it
+// here and gets no position for it, which the column refuses, and with it the whole statement.
 const placed = (dids: ReadonlyArray<GivenNumber>, source: string) => sql`
   placed AS (
-    INSERT INTO dids (number, raw_number, carrier_id, position)
-    SELECT n.number, n.raw, o.id, n.place - 1
+    INSERT INTO dids (number, raw_number, type, carrier_id, position)
+    SELECT n.number, n.raw, n.type, o.id, n.place - 1
     FROM ${sql.raw(source)} o,
-      unnest(${numbersOf(dids)}, ${dids.map(({ raw }) => raw)}::text[]) WITH ORDINALITY n (number, raw, place)
-    ON CONFLICT (number) DO UPDATE SET carrier_id = excluded.carrier_id, position = excluded.position
-    WHERE dids.carrier_id IS NULL OR dids.carrier_id = excluded.carrier_id
-      OR EXISTS (SELECT 1 FROM carriers a WHERE a.id = dids.carrier_id AND a.archived_at IS NOT NULL)
+      unnest(${numbersOf(dids)}, ${dids.map(({ raw }) => raw)}::text[], ${dids.map(({ type }) => type)}::text[])
+        WITH ORDINALITY n (number, raw, type, place)
+    -- In one order, or two lists could wait for each other.
+    ORDER BY n.number
+    ON CONFLICT (number) DO UPDATE SET
+      carrier_id = excluded.carrier_id,
+      type = coalesce(dids.type, excluded.type),
+      position = CASE WHEN dids.carrier_id IS NULL OR dids.carrier_id = excluded.carrier_id
+        OR EXISTS (SELECT 1 FROM carriers a WHERE a.id = dids.carrier_id AND a.archived_at IS NOT NULL)
+        THEN excluded.position END
   )`
+
+const notNullViolation = "23502"
+
+/** The carriers and their numbers became others meanwhile: run once more, the statement sees them. */
+export const isOvertaken = (error: DatabaseError): boolean =>
+  error._tag === "QueryRefused" &&
+  (error.code === notNullViolation || error.constraint === "dids_carrier_id_fkey")
 
 const written = (source: string) =>
   sql`SELECT (SELECT id FROM ${sql.raw(source)}) AS id, ARRAY (SELECT number FROM taken) AS taken`

@@ -26,10 +26,13 @@ const listener = Layer.unwrap(
   ),
 )
 
+// What the admin API lets an id be: 512 characters of three bytes, each as %XX.
+const routerConfig = { maxParamLength: 512 * 9 }
+
 const routes = Layer.mergeAll(webhookRoutes, testRoutes, adminRoutes, healthRoutes)
 
 /** Serves until its scope closes: first not ready, then nothing in flight, then closed. */
 export const serverLayer = Draining.onShutdown.pipe(
-  Layer.provideMerge(HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true })),
+  Layer.provideMerge(HttpRouter.serve(routes, { routerConfig, disableLogger: true, disableListenLog: true })),
   Layer.provideMerge(listener),
 )

@@ -3,12 +3,13 @@
 import { type RawBuilder, sql } from "kysely"
 import { all, assignments, type Page, where } from "../database/pages.ts"
 import { query } from "../database/schema.ts"
+import type { NumberType } from "./number-type.ts"
 
 export interface DidRow {
   readonly id: string
   readonly number: string
   readonly raw_number: string
-  readonly type: string | null
+  readonly type: NumberType | null
   readonly carrier_id: string | null
   readonly position: number
   readonly tenant_id: string | null
@@ -21,6 +22,7 @@ export interface DidRow {
 export interface GivenNumber {
   readonly e164: string
   readonly raw: string
+  readonly type: NumberType | null
 }
 
 /** Whose a number is, and who answers it. */
@@ -75,13 +77,13 @@ export const didStatement = (id: string) =>
   sql<DidRow>`SELECT ${did} FROM dids d WHERE d.id = ${id}::uuid`.compile(query)
 
 /** Returns no row where the campaign is not one of the tenant's. */
-export const createDidStatement = ({ e164, raw }: GivenNumber, owners: DidOwners) => {
+export const createDidStatement = ({ e164, raw, type }: GivenNumber, owners: DidOwners) => {
   const carrier = sql`${owners.carrier_id ?? null}::uuid`
   const tenant = sql`${owners.tenant_id ?? null}::uuid`
   const campaign = sql`${owners.campaign_id ?? null}::uuid`
   return sql<DidRow>`
-    INSERT INTO dids AS d (number, raw_number, carrier_id, position, tenant_id, campaign_id, target)
-    SELECT ${e164}::text, ${raw}::text, ${carrier}, ${lastIn(carrier)}, ${tenant}, ${campaign},
+    INSERT INTO dids AS d (number, raw_number, type, carrier_id, position, tenant_id, campaign_id, target)
+    SELECT ${e164}::text, ${raw}::text, ${type}::text, ${carrier}, ${lastIn(carrier)}, ${tenant}, ${campaign},
       ${owners.target ?? null}::text
     WHERE ${belongsTogether(tenant, campaign)}
     RETURNING ${did}
@@ -94,6 +96,8 @@ export const patchDidStatement = (id: string, number: GivenNumber | undefined, o
   const changes = assignments({
     number: text(number?.e164),
     raw_number: text(number?.raw),
+    // What Twilio has said about the same number stays.
+    type: number && sql`CASE WHEN d.number = ${number.e164}::text THEN d.type ELSE ${number.type}::text END`,
     carrier_id: carrier,
     position:
       carrier &&

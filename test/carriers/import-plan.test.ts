@@ -3,8 +3,8 @@
 import { describe, expect, it } from "vitest"
 import { type Fields, fieldNames } from "../../src/carriers/import/entry.ts"
 import type { NumberFile, NumberLine } from "../../src/carriers/import/number-file.ts"
-import { numberTypeOf } from "../../src/carriers/import/number-type.ts"
 import { type Known, type KnownNumber, planImport } from "../../src/carriers/import/plan.ts"
+import { numberTypeOf } from "../../src/routing/number-type.ts"
 
 const nothing: Fields = { carrier: undefined, tenant: undefined, campaign: undefined, target: undefined }
 

@@ -1,7 +1,11 @@
-// The served document: valid OpenAPI 3.1, and each route in it with every way it says no.
+// The served document: valid OpenAPI 3.1, each route in it with every way it says no, and the file that is kept of it.
 
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { openApi } from "../../src/http/admin/docs.ts"
+import { ownRuntime, root, start } from "../support/processes.ts"
 
 type Json = ReturnType<typeof JSON.parse>
 
@@ -46,7 +50,7 @@ const conflicting = [
 describe("the document", () => {
   it("is OpenAPI 3.1 with a title and a version", () => {
     expect(document.openapi).toMatch(/^3\.1\.\d+$/)
-    expect(document.info).toMatchObject({ title: "Switchhook admin API", version: expect.any(String) })
+    expect(document.info).toMatchObject({ title: "Switchhook admin API", version: "1" })
   })
 
   it("has every route, and no other", () => {
@@ -70,6 +74,7 @@ describe("the document", () => {
     const ids = operations.map(({ operation }) => operation.operationId)
     expect(new Set(ids).size).toBe(ids.length)
     const tags = document.tags.map(({ name }: { name: string }) => name)
+    for (const tag of document.tags) expect(tag.description).toEqual(expect.any(String))
     for (const { operation } of operations) expect(tags).toEqual(expect.arrayContaining(operation.tags))
   })
 
@@ -78,8 +83,9 @@ describe("the document", () => {
     expect(inPath.map((parameter: Json) => `{${parameter.name}}`)).toEqual(path.match(/\{\w+\}/g) ?? [])
     for (const parameter of inPath)
       expect(parameter).toMatchObject({ required: true, schema: expect.any(Object) })
+    expect(operation.summary).toEqual(expect.any(String))
     expect(operation.security).toEqual([{ bearer: [] }])
-    expect(document.components.securitySchemes.bearer).toMatchObject({ type: "http" })
+    expect(document.components.securitySchemes.bearer).toMatchObject({ type: "http", scheme: "bearer" })
     const hasBody = /^(?:PUT|PATCH|POST \/\w+$)/.test(name)
     expect(operation.requestBody?.content ?? {}).toEqual(
       hasBody ? { "application/json": { schema: expect.any(Object) } } : {},
@@ -87,12 +93,41 @@ describe("the document", () => {
     const statuses = Object.keys(operation.responses).map(Number)
     const created = name.startsWith("POST ") && hasBody ? 201 : 200
     const conflict = conflicting.includes(name) ? [409] : []
-    expect(statuses).toEqual([created, 400, 401, 404, ...conflict, 413, 415, 500, 503])
+    const isRead = hasBody || operation.parameters.some((parameter: Json) => parameter.in === "query")
+    expect(statuses).toEqual([
+      ...[created, ...(isRead ? [400] : []), 401, 404, ...conflict, ...(hasBody ? [413, 415] : []), 500],
+      ...(name === "GET /workers" ? [] : [503]),
+    ])
     for (const [status, response] of Object.entries<Json>(operation.responses)) {
       expect(response.description).toEqual(expect.any(String))
       expect(Object.keys(response.content)).toEqual([
         Number(status) < 300 ? "application/json" : "application/problem+json",
       ])
+    }
+  })
+})
+
+describe("npm run openapi", () => {
+  const run = async (...args: ReadonlyArray<string>) => {
+    const { exited, output } = start(ownRuntime, "commands/openapi.ts", { args })
+    return { code: await exited, output: output() }
+  }
+
+  it("writes what is served, and finds a file that is not in step", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "switchhook-openapi-"))
+    const file = join(directory, "openapi.json")
+    try {
+      expect(await run("--file", file)).toMatchObject({ code: 0 })
+      const text = await readFile(file, "utf8")
+      expect(JSON.parse(text)).toEqual(document)
+      expect(text).toBe(await readFile(`${root}openapi.json`, "utf8"))
+      expect(await run("--check", "--file", file)).toMatchObject({ code: 0 })
+      await writeFile(file, text.replace("Tenants by name", "Tenants"))
+      const { code, output } = await run("--check", "--file", file)
+      expect([code, output]).toEqual([1, expect.stringContaining("run npm run openapi, and commit")])
+      expect(await readFile(file, "utf8")).not.toBe(text)
+    } finally {
+      await rm(directory, { recursive: true, force: true })
     }
   })
 })

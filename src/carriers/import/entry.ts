@@ -1,6 +1,7 @@
 // What a file says of phone numbers, whatever its format: texts as they stand there, each with its line.
 
 import { Data } from "effect"
+import type { NumberType } from "../../routing/number-type.ts"
 
 /** What a number is assigned to, in the order in which a person reads it. */
 export const fieldNames = ["carrier", "tenant", "campaign", "target"] as const
@@ -8,9 +9,6 @@ export type FieldName = (typeof fieldNames)[number]
 
 /** Texts by field: `undefined` where the file says nothing, the empty text where it says that there is none. */
 export type Fields = Readonly<Record<FieldName, string | undefined>>
-
-export const numberTypes = ["local", "mobile", "national", "toll-free"] as const
-export type NumberType = (typeof numberTypes)[number]
 
 /** One number, as the file has it. */
 export interface Entry {

@@ -2,6 +2,7 @@
 
 import { Effect, FileSystem } from "effect"
 import type { CountryCode } from "libphonenumber-js/max"
+import type { NumberType } from "../../routing/number-type.ts"
 import { toE164 } from "../../routing/numbers.ts"
 import { csvEntries } from "./csv-entries.ts"
 import {
@@ -13,7 +14,6 @@ import {
   fieldNames,
   type Item,
   type LeftOut,
-  type NumberType,
 } from "./entry.ts"
 import { twilioEntries } from "./twilio-entries.ts"
 

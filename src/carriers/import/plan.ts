@@ -1,16 +1,8 @@
 // What an import would do: the lines of a file held against what the database knows. Changes nothing.
 
-import {
-  type BadLine,
-  badLine,
-  type FieldName,
-  fieldNames,
-  type LeftOut,
-  type NumberType,
-  shown,
-} from "./entry.ts"
+import { type NumberType, numberTypeOf } from "../../routing/number-type.ts"
+import { type BadLine, badLine, type FieldName, fieldNames, type LeftOut, shown } from "./entry.ts"
 import type { NumberFile, NumberLine, Progress } from "./number-file.ts"
-import { numberTypeOf } from "./number-type.ts"
 import { closest, makeSuggest, type Suggest } from "./suggestion.ts"
 
 /** What a number is assigned to, by name. */

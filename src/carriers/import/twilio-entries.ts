@@ -2,15 +2,8 @@
 // line prints with `-o json`.
 
 import { Predicate } from "effect"
-import {
-  badLine,
-  type Entry,
-  FileRefused,
-  type Item,
-  type NumberType,
-  numberTypes,
-  printable,
-} from "./entry.ts"
+import { type NumberType, numberTypes } from "../../routing/number-type.ts"
+import { badLine, type Entry, FileRefused, type Item, printable } from "./entry.ts"
 import { type Place, valuesFrom } from "./json-sequence.ts"
 
 // A key, never a text: no text is followed by a colon, and the quotes inside of one are escaped.

@@ -1,8 +1,10 @@
 // The admin API with what it does.
 
 import { Effect, Layer, Option } from "effect"
-import { HttpApiBuilder } from "effect/http-api"
+import { HttpRouter, HttpServerResponse } from "effect/http"
+import { HttpApi, HttpApiBuilder } from "effect/http-api"
 import { Settings } from "../../config.ts"
+import { problem } from "../answers.ts"
 import { AdminApi } from "./api/api.ts"
 import { callsHandlers } from "./calls.ts"
 import { carriersHandlers } from "./carriers.ts"
@@ -32,10 +34,32 @@ const api = HttpApiBuilder.layer(AdminApi).pipe(
   Layer.provide(Layer.mergeAll(authorizationLayer, answeringLayer)),
 )
 
+const methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const
+
+const methodNotAllowed = (allowed: ReadonlySet<string>) => {
+  const allow = methods.filter((method) => allowed.has(method)).join(", ")
+  return HttpServerResponse.setHeader(problem(405, `Only ${allow}`), "Allow", allow)
+}
+
+/** Every path of the API answers the methods that it does not have with 405. */
+const otherMethods = HttpRouter.use(
+  Effect.fnUntraced(function* (router) {
+    const known = new Map<string, Set<string>>()
+    HttpApi.reflect(AdminApi, {
+      onGroup: () => {},
+      onEndpoint: ({ endpoint: { method, path } }) =>
+        known.set(path, (known.get(path) ?? new Set()).add(method)),
+    })
+    for (const [path, allowed] of known)
+      for (const method of methods.filter((other) => !allowed.has(other)))
+        yield* router.add(method, path as HttpRouter.PathInput, methodNotAllowed(allowed))
+  }),
+)
+
 // Without a token nobody could come in; and where there is nothing, nothing can be tried.
 const apiWhereAllowed = Layer.unwrap(
   Effect.map(Settings, ({ adminToken, production }) =>
-    production && Option.isNone(adminToken) ? Layer.empty : api,
+    production && Option.isNone(adminToken) ? Layer.empty : Layer.merge(api, otherMethods),
   ),
 )
 

@@ -9,6 +9,7 @@ import {
   carriersStatement,
   createCarrierStatement,
   deleteCarrierStatement,
+  isOvertaken,
   patchCarrierStatement,
 } from "../../carriers/carriers.ts"
 import type { GivenNumber } from "../../routing/dids.ts"
@@ -48,17 +49,18 @@ export const carriersHandlers = HttpApiBuilder.group(
       create: Effect.fnUntraced(function* ({ payload }) {
         const dids = yield* numbers.list("dids", payload.dids ?? [])
         const trunkId = payload.lk_inbound_trunk_id ?? null
-        const [written] = yield* store.write(createCarrierStatement(payload.name, trunkId, dids))
+        const [written] = yield* store.write(createCarrierStatement(payload.name, trunkId, dids), isOvertaken)
         return yield* finish(dids, written)
       }),
       update: Effect.fnUntraced(function* ({ params, payload: { dids: raws, ...patch } }) {
         const dids = raws === undefined ? undefined : yield* numbers.list("dids", raws)
         const [written] = yield* store.write(
           patchCarrierStatement(params.id, dids === undefined ? patch : { ...patch, dids }),
+          isOvertaken,
         )
         return yield* finish(dids ?? [], written)
       }),
-      delete: ({ params }) => store.one("carrier", deleteCarrierStatement(params.id)),
+      delete: ({ params }) => store.one("carrier", deleteCarrierStatement(params.id), isOvertaken),
     })
   }),
 )

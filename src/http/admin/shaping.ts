@@ -4,6 +4,7 @@ import { Effect } from "effect"
 import { Settings } from "../../config.ts"
 import type { Page } from "../../database/pages.ts"
 import type { GivenNumber } from "../../routing/dids.ts"
+import { numberTypeOf } from "../../routing/number-type.ts"
 import { toE164 } from "../../routing/numbers.ts"
 import { defaultLimit } from "./api/common.ts"
 import { BadRequest } from "./api/problems.ts"
@@ -46,7 +47,7 @@ const notANumber = (path: string) => ({ path, message: "not a phone number" })
 export const makeReading = Effect.map(Settings, ({ defaultRegion }) => {
   const read = (raw: string): GivenNumber | undefined => {
     const e164 = toE164(raw, defaultRegion)
-    return e164 === undefined ? undefined : { e164, raw }
+    return e164 === undefined ? undefined : { e164, raw, type: numberTypeOf(e164) ?? null }
   }
   const one = (path: string, raw: string): Effect.Effect<GivenNumber, BadRequest> => {
     const number = read(raw)

@@ -52,10 +52,16 @@ const telling =
     return told === undefined ? Effect.die(error) : Effect.fail(told)
   }
 
+/** Whether a statement that was refused is to be run once more. */
+type Again = (error: DatabaseError) => boolean
+
 /** Runs statements; every way of it says no in its own way. */
 export const makeStore = Effect.gen(function* () {
   const { reached, run } = yield* Database
-  const many = <A>(statement: CompiledQuery<A>) => Effect.catch(run(statement), telling(noTelling, reached))
+  const runAgain = <A>(statement: CompiledQuery<A>, again: Again = () => false) =>
+    Effect.retry(run(statement), { times: 5, while: again })
+  const many = <A>(statement: CompiledQuery<A>, again?: Again) =>
+    Effect.catch(runAgain(statement, again), telling(noTelling, reached))
   const orMissing =
     (what: string) =>
     <A>(rows: ReadonlyArray<A>): Effect.Effect<A, NotFound> =>
@@ -67,10 +73,11 @@ export const makeStore = Effect.gen(function* () {
     /** All rows. */
     many,
     /** The first row; not found where there is none. */
-    one: <A>(what: string, statement: CompiledQuery<A>) => Effect.flatMap(many(statement), orMissing(what)),
+    one: <A>(what: string, statement: CompiledQuery<A>, again?: Again) =>
+      Effect.flatMap(many(statement, again), orMissing(what)),
     /** The rows of what was written; a conflict where something else has a value, bad where nothing has an id. */
-    write: <A>(statement: CompiledQuery<A>) =>
-      Effect.catch(run(statement), telling(duplicateOrDangling, reached)),
+    write: <A>(statement: CompiledQuery<A>, again?: Again) =>
+      Effect.catch(runAgain(statement, again), telling(duplicateOrDangling, reached)),
     /** What was deleted; a conflict where something refers to it. */
     remove: <A>(what: string, statement: CompiledQuery<A>) =>
       Effect.flatMap(Effect.catch(run(statement), telling(stillUsed, reached)), orMissing(what)),

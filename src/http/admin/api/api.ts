@@ -1,11 +1,11 @@
 // The admin API, apart from what it does: from this come the routes, the OpenAPI document and its page.
 
 import { HttpApi, OpenApi } from "effect/http-api"
-import { version } from "../../../version.ts"
 import { Answering, Authorization } from "./authorization.ts"
 import { CallsGroup } from "./calls.ts"
 import { CarriersGroup } from "./carriers.ts"
 import { DidsGroup } from "./dids.ts"
+import { shaped } from "./document.ts"
 import { LeadsGroup } from "./leads.ts"
 import { SessionsGroup } from "./sessions.ts"
 import { SettingsGroup } from "./settings.ts"
@@ -33,8 +33,10 @@ export const AdminApi = HttpApi.make("switchhook-admin")
   .annotateMerge(
     OpenApi.annotations({
       title: "Switchhook admin API",
-      version,
+      // Of the API, as in its path: the document says nothing of the build that serves it.
+      version: "1",
       description:
         "Errors are problem details (RFC 9457). Lists are paged: send next_cursor back as cursor until it is null.",
+      transform: shaped,
     }),
   )

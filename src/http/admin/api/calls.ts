@@ -2,7 +2,7 @@
 
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup, OpenApi } from "effect/http-api"
-import { cursorOf, Id, IdInput, Limit, NumberInput, pageOf, Term, Time } from "./common.ts"
+import { cursorOf, Id, IdInput, Limit, NumberInput, pageOf, Term, Time, TimeInput } from "./common.ts"
 import { Lead } from "./leads.ts"
 import { Session } from "./sessions.ts"
 
@@ -45,7 +45,7 @@ const summary = {
   unanswered: Schema.Boolean.annotate({ description: "Handed over and accepted, and nobody has joined" }),
 }
 
-const CallSummary = Schema.Struct(summary)
+const CallSummary = Schema.Struct(summary).annotate({ identifier: "CallSummary" })
 
 const Attempt = Schema.Struct({
   attempt: Schema.Finite,
@@ -58,14 +58,14 @@ const Attempt = Schema.Struct({
   started_at: Time,
   ended_at: When,
   took_ms: Ms,
-})
+}).annotate({ identifier: "CallAttempt" })
 
 const Answerer = Schema.Struct({
   identity: Schema.String,
   kind: Schema.String,
   joined_at: Time,
   left_at: When,
-})
+}).annotate({ identifier: "CallAnswerer" })
 
 const CallDetails = Schema.Struct({
   ...summary,
@@ -81,8 +81,8 @@ const CallDetails = Schema.Struct({
   answer: Schema.NullOr(
     Schema.Struct({ status: Schema.Finite, content_type: Text, body: Schema.Json }),
   ).annotate({ description: "What the worker or LiveKit said to the hand-over" }),
-  metadata: Schema.Json,
-  explanation: Schema.Json,
+  metadata: Schema.Json.annotate({ description: "What an agent is told of the call" }),
+  explanation: Schema.Json.annotate({ description: "Why it went where it went" }),
   why: Schema.Array(Schema.String).annotate({
     description: "The explanation in sentences, as `npm run ring -- --dry-run` prints it",
   }),
@@ -91,7 +91,7 @@ const CallDetails = Schema.Struct({
   created_at: Time,
   claimed_at: When,
   settled_at: When,
-})
+}).annotate({ identifier: "Call", description: "A call with everything that is known of it" })
 
 const Cursor = cursorOf(Schema.Tuple([Schema.String.check(Schema.isPattern(/^-?[0-9]{1,17}$/)), IdInput]))
 
@@ -101,8 +101,8 @@ export const CallsGroup = HttpApiGroup.make("calls")
       query: {
         limit: Limit,
         cursor: Schema.optionalKey(Cursor),
-        from: Schema.optionalKey(Time),
-        to: Schema.optionalKey(Time),
+        from: Schema.optionalKey(TimeInput),
+        to: Schema.optionalKey(TimeInput),
         direction: Schema.optionalKey(Schema.Literals(["inbound", "outbound"])),
         status: Schema.optionalKey(Schema.Literals(["ringing", "active", "completed", "missed", "failed"])),
         outcome: Schema.optionalKey(Schema.Literals(["accepted", "rejected", "ambiguous", "not-sent"])),
@@ -113,9 +113,12 @@ export const CallsGroup = HttpApiGroup.make("calls")
         worker: Schema.optionalKey(Term),
         unanswered: Schema.optionalKey(Schema.Boolean),
       },
-      success: pageOf(CallSummary, Cursor),
-    }),
-    HttpApiEndpoint.get("get", "/calls/:id", { params: { id: Term }, success: CallDetails }),
+      success: pageOf("CallPage", CallSummary, Cursor),
+    }).annotate(OpenApi.Summary, "Calls, newest first"),
+    HttpApiEndpoint.get("get", "/calls/:id", { params: { id: Term }, success: CallDetails }).annotate(
+      OpenApi.Summary,
+      "One call, by its id or its call_id",
+    ),
   )
   .annotateMerge(
     OpenApi.annotations({

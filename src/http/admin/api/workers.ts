@@ -3,6 +3,7 @@
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup, OpenApi } from "effect/http-api"
 import { Time } from "./common.ts"
+import { without } from "./document.ts"
 import { Conflict } from "./problems.ts"
 
 const Worker = Schema.Struct({
@@ -22,16 +23,34 @@ const Worker = Schema.Struct({
     Schema.Struct({ ok: Schema.Boolean, at: Time, why: Schema.NullOr(Schema.String) }),
   ),
   latency_ms: Schema.NullOr(Schema.Finite),
+}).annotate({ identifier: "Worker" })
+
+const Workers = Schema.Struct({ items: Schema.Array(Worker) }).annotate({
+  identifier: "Workers",
+  description: "All of them",
 })
 
 const params = { name: Schema.String }
-const Drained = Schema.Struct({ name: Schema.String, drained: Schema.Boolean })
+const Drained = Schema.Struct({ name: Schema.String, drained: Schema.Boolean }).annotate({
+  identifier: "Drained",
+  description: "Whether it is drained now",
+})
 
 export const WorkersGroup = HttpApiGroup.make("workers")
   .add(
-    HttpApiEndpoint.get("list", "/workers", { success: Schema.Struct({ items: Schema.Array(Worker) }) }),
-    HttpApiEndpoint.post("drain", "/workers/:name/drain", { params, success: Drained }),
-    HttpApiEndpoint.post("undrain", "/workers/:name/undrain", { params, success: Drained, error: Conflict }),
+    HttpApiEndpoint.get("list", "/workers", { success: Workers }).annotateMerge(
+      // From memory, without the database.
+      OpenApi.annotations({ summary: "The fleet, as this replica sees it", transform: without(503) }),
+    ),
+    HttpApiEndpoint.post("drain", "/workers/:name/drain", { params, success: Drained }).annotate(
+      OpenApi.Summary,
+      "Give a worker no new call",
+    ),
+    HttpApiEndpoint.post("undrain", "/workers/:name/undrain", {
+      params,
+      success: Drained,
+      error: Conflict,
+    }).annotate(OpenApi.Summary, "Give a drained worker calls again"),
   )
   .annotateMerge(
     OpenApi.annotations({

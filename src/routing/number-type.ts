@@ -1,7 +1,9 @@
 // What kind of number it is, as far as its numbering plan tells.
 
 import { type PhoneNumberType, parsePhoneNumberFromString } from "libphonenumber-js/max"
-import type { NumberType } from "./entry.ts"
+
+export const numberTypes = ["local", "mobile", "national", "toll-free"] as const
+export type NumberType = (typeof numberTypes)[number]
 
 const kinds: Partial<Record<PhoneNumberType, NumberType>> = {
   // In North America nothing in a number says that it is a mobile one.
