@@ -5,7 +5,7 @@ import { Console, Effect, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { dim, green, red } from "./colours.ts"
 import { eventually, readRecords, type Stage, say, secret, setUp, title } from "./demo-stage.ts"
-import { eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
+import { answerToEnd, eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
 import { CommandFailed, runCommand } from "./run-command.ts"
 import type { SampleWorker } from "./sample-worker.ts"
 import { send } from "./sending.ts"
@@ -73,13 +73,11 @@ const aCall = Effect.fnUntraced(function* (stage: Stage) {
   yield* check(stage, "no worker was asked again", rejoined.takers.length === 1)
 
   yield* title("3. Somebody answers, the caller hangs up, the room closes")
-  yield* tellLiveKits(stage, call, "participant_joined", "agent")
-  yield* say("the worker's agent joins the room")
-  // LiveKit's webhooks have whole seconds, so a shorter call would last none.
-  yield* Effect.sleep("1500 millis")
-  yield* tellLiveKits(stage, call, "participant_left")
-  yield* tellLiveKits(stage, call, "participant_left", "agent")
-  yield* tellLiveKits(stage, call, "room_finished")
+  for (const { afterMs, event, what, who } of answerToEnd) {
+    yield* Effect.sleep(afterMs)
+    yield* tellLiveKits(stage, call, event, who)
+    yield* say(what)
+  }
   const ended = () =>
     stage.service.log.find((line) => line.message === "Call ended" && line["call_id"] === call.callId)
   yield* eventually(Effect.sync(() => ended() !== undefined))

@@ -107,3 +107,12 @@ export const eventBody = (
   const body = { event, ...parties, id: `EV_${freshId()}`, createdAt: seconds(now) }
   return new TextEncoder().encode(JSON.stringify(body))
 }
+
+/** What LiveKit tells of a call from its answer to its end, and what that is in words. */
+export const answerToEnd = [
+  { event: "participant_joined", who: "agent", what: "an agent joins the room and answers", afterMs: 0 },
+  // LiveKit's webhooks have whole seconds, so a shorter call would last none.
+  { event: "participant_left", who: "caller", what: "the caller hangs up", afterMs: 1_500 },
+  { event: "participant_left", who: "agent", what: "the agent leaves", afterMs: 0 },
+  { event: "room_finished", who: "caller", what: "the room closes", afterMs: 0 },
+] as const

@@ -6,7 +6,7 @@ import { readSettings } from "../config.ts"
 import { decodeEvent, type WebhookEvent } from "../webhook/event.ts"
 import { bold, dim, green, red, yellow } from "./colours.ts"
 import { type Explanation, explain, isRetried, isSuccess, type LegRules } from "./explain-answer.ts"
-import { eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
+import { answerToEnd, eventBody, type MadeUpCall, makeUpCall } from "./made-up-call.ts"
 import { readRecording } from "./recording.ts"
 import { CommandFailed, runCommand } from "./run-command.ts"
 import { send, showUnsent, type Target, targetOf } from "./sending.ts"
@@ -49,6 +49,13 @@ const flags = {
     Flag.withMetavar("ms"),
     Flag.withDescription("Milliseconds between two webhooks of --file (default 50)"),
     Flag.withDefault(50),
+  ),
+  answered: Flag.Boolean("answered").pipe(
+    Flag.withDescription(
+      "Tells of the rest, too: an agent joins the room and answers, and the caller hangs up after 1.5 s",
+    ),
+    Flag.withDefault(false),
+    Flag.withoutNegation,
   ),
   dryRun: Flag.Boolean("dry-run").pipe(
     Flag.withDescription(
@@ -106,6 +113,17 @@ const ringOnce = Effect.fnUntraced(function* (
   return yield* new CommandFailed({ message: "" })
 })
 
+const tellTheRest = Effect.fnUntraced(function* (target: Target, call: MadeUpCall) {
+  for (const { afterMs, event, what, who } of answerToEnd) {
+    yield* Effect.sleep(afterMs)
+    const answered = yield* send(target, eventBody(call, event, who))
+    const { body, status } = answered
+    if (!isSuccess(answered))
+      return yield* new CommandFailed({ message: `${status} to ${event}: ${body.slice(0, 2_000)}` })
+    yield* Console.log(`${green(String(status))}  ${event}: ${what}`)
+  }
+})
+
 const showLine = (index: number, delivered: Delivered) => {
   const { answered, event, explanation } = delivered
   const name = (event?.event ?? "(no event)").padEnd(20)
@@ -154,7 +172,11 @@ const showBoth = (target: Target, body: Uint8Array<ArrayBuffer>) =>
     Effect.catchTag("CommandFailed", ({ message }) => Console.log(yellow(message))),
   )
 
-const ringMadeUp = (target: Target, { call: given, dryRun }: Given, rules: LegRules) => {
+const ringMadeUp = Effect.fnUntraced(function* (
+  target: Target,
+  { answered, call: given, dryRun }: Given,
+  rules: LegRules,
+) {
   const {
     callId,
     event = "participant_joined",
@@ -164,8 +186,10 @@ const ringMadeUp = (target: Target, { call: given, dryRun }: Given, rules: LegRu
     trunk,
   } = Record.map(given, Option.getOrUndefined)
   const call = makeUpCall({ callId, from, to, trunkId: trunk, room })
-  return dryRun ? showBoth(target, eventBody(call, event)) : ringOnce(target, call, event, rules)
-}
+  if (dryRun) return yield* showBoth(target, eventBody(call, event))
+  yield* ringOnce(target, call, event, rules)
+  if (answered) yield* tellTheRest(target, call)
+})
 
 const ringRecorded = Effect.fnUntraced(function* (
   target: Target,
@@ -183,6 +207,10 @@ const ringRecorded = Effect.fnUntraced(function* (
 })
 
 const ring = Effect.fnUntraced(function* (given: Given) {
+  if (given.answered && (given.dryRun || Option.isSome(given.file) || Option.isSome(given.call.event))) {
+    const message = "--answered tells of a whole call: leave away --event, --file and --dry-run."
+    return yield* new CommandFailed({ message })
+  }
   const settings = yield* readSettings
   const target = yield* targetOf(given.url, settings)
   yield* Option.match(given.file, {
@@ -209,6 +237,10 @@ runCommand(
       {
         command: "npm run ring -- --call-id SCL_1 --event participant_left",
         description: "Its caller hangs up",
+      },
+      {
+        command: "npm run ring -- --answered",
+        description: "One call that is answered and ends, as the call log has it",
       },
       { command: "npm run ring -- --dry-run", description: "What would be sent, and decided" },
       {

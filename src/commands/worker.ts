@@ -15,18 +15,24 @@ const flags = {
     Flag.withDescription("Where it listens, on this machine only (default 9000)"),
     Flag.withDefault(9000),
   ),
+  name: Flag.String("name").pipe(
+    Flag.withDescription("What it calls itself when it takes a call (default sample)"),
+    Flag.withDefault("sample"),
+  ),
 }
+
+type Given = Command.Command.Config.Infer<typeof flags>
 
 const tell = ({ body }: SeenDispatch) =>
   console.log(
     `Call from ${body["caller_number"] || "?"} to ${body["dialed_number"] || "?"} in ${body["room_name"]}`,
   )
 
-const work = Effect.fnUntraced(function* ({ port }: { readonly port: number }) {
+const work = Effect.fnUntraced(function* ({ name, port }: Given) {
   const { coreSecret } = yield* readSettings
   const worker = yield* Effect.acquireRelease(
     Effect.tryPromise({
-      try: () => startSampleWorker({ name: "sample", secret: Redacted.value(coreSecret), port }),
+      try: () => startSampleWorker({ name, secret: Redacted.value(coreSecret), port }),
       catch: (error) =>
         new CommandFailed({ message: `The worker cannot listen: ${(error as Error).message}` }),
     }),
@@ -43,7 +49,7 @@ const work = Effect.fnUntraced(function* ({ port }: { readonly port: number }) {
 }, Effect.scoped)
 
 runCommand(
-  Command.make("npm run worker", flags, work).pipe(
+  Command.make("npm run worker --", flags, work).pipe(
     Command.withDescription(
       "A sample worker that follows the worker's contract: it takes every call and prints it.",
     ),

@@ -41,13 +41,14 @@ const run = (
 
 describe("worker", () => {
   it("takes the calls of a service and prints them, until it is stopped", async () => {
-    const worker = begin("worker", ["--port", "0"], { CXB_CORE_SECRET: coreSecret }, ownRuntime)
+    const args = ["--port", "0", "--name", "the-sample"]
+    const worker = begin("worker", args, { CXB_CORE_SECRET: coreSecret }, ownRuntime)
     const url = await eventually("it listens", () => /http:\/\/127\.0\.0\.1:\d+/.exec(worker.output())?.[0])
     const database = await makePostgresDatabase()
     const service = await startService({ ...database.env, CORE_FLEET: url })
     try {
       await eventually("ready", async () => (await service.get("/readyz")).status === 200)
-      expect((await service.ring(joinEvent())).body).toBe('{"ok":true,"worker":"sample"}')
+      expect((await service.ring(joinEvent())).body).toBe('{"ok":true,"worker":"the-sample"}')
       await eventually("printed", () =>
         worker.output().includes("Call from +15551234567 to +15557654321 in call-"),
       )
@@ -263,6 +264,24 @@ describe("ring", () => {
       code: 1,
       output: expect.stringContaining("is --url the address of Switchhook"),
     })
+  })
+
+  it("tells of a whole call that is answered and ends", async () => {
+    const { code, output } = await ring(["--answered", "--call-id", "SCL_whole"])
+    expect(output).toMatch(/A worker took the call.*joins the room and answers.*hangs up.*the room closes/s)
+    expect(code).toBe(0)
+    expect(
+      await database.query("SELECT status, answerers, hung_up_by FROM calls WHERE call_key = 'SCL_whole'"),
+    ).toEqual([{ status: "completed", answerers: 1, hung_up_by: "caller" }])
+  })
+
+  it("tells of no answer to a call that nobody took, or that is not a whole one", async () => {
+    worker.behaviour.dispatch = respond(429, { error: "full" })
+    const refused = await ring(["--answered"])
+    expect(refused.code).toBe(1)
+    expect(refused.output).not.toContain("answers")
+    const flagged = await ring(["--answered", "--dry-run"])
+    expect(flagged).toMatchObject({ code: 1, output: expect.stringContaining("leave away --event") })
   })
 
   it("shows what it would send, and sends nothing", async () => {

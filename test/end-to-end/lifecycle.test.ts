@@ -149,6 +149,16 @@ describe.each(runtimes)("on %s", (runtime) => {
     expect(await exited).toBe(1)
     expect(output()).toMatch(/is in use by another process: .*DATA_DIR/)
   })
+
+  it("a second process on the same port stops with a line that says why", async () => {
+    const [database, other] = [await anEmbedded(), await anEmbedded()]
+    const port = new URL((await aService(database.env, runtime)).url).port
+    const { exited, output } = launch(runtime, { ...other.env, PORT: port })
+    expect(await exited).toBe(1)
+    expect(output()).toMatch(
+      new RegExp(`The service cannot listen: .*${port}.* \\(HOST and PORT say where\\)`),
+    )
+  })
 })
 
 describe("a database that is away", () => {

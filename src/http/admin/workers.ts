@@ -5,7 +5,7 @@ import { HttpApiBuilder } from "effect/http-api"
 import { settingsStatement } from "../../database/system-settings.ts"
 import { Fleet, type WorkerView } from "../../fleet/fleet.ts"
 import { drainStatement, undrainStatement } from "../../fleet/fleet-settings.ts"
-import { parseRoster } from "../../fleet/roster.ts"
+import { parseRoster, type RosterEntry } from "../../fleet/roster.ts"
 import { AdminApi } from "./api/api.ts"
 import { Conflict, NotFound } from "./api/problems.ts"
 import { makeStore } from "./store.ts"
@@ -36,10 +36,14 @@ const shown = (view: WorkerView) => ({
           at: new Date(Date.now() - view.lastProbe.agoMs),
           why: view.lastProbe.why || null,
         },
-  latency_ms: view.latencyMs ?? null,
+  latency_ms: view.latencyMs === undefined ? null : Math.round(view.latencyMs * 100) / 100,
 })
 
-const noSuchWorker = new NotFound({ detail: "No such worker" })
+const noWorkerIn = (entries: ReadonlyArray<RosterEntry>) => {
+  const names = entries.map(({ name }) => name)
+  const known = names.length === 0 ? "the fleet is empty" : `the fleet has ${names.join(", ")}`
+  return Effect.fail(new NotFound({ detail: `No such worker: ${known}` }))
+}
 
 // NOTIFY takes milliseconds; a replica that does not hear it finds the change by polling.
 const heedWithin = "3 seconds"
@@ -50,14 +54,14 @@ export const workersHandlers = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const fleet = yield* Fleet
     const store = yield* makeStore
-    const entriesNamed = (name: string) =>
-      Effect.map(store.many(settingsStatement(["core_fleet"])), (rows) =>
-        parseRoster(rows[0]?.value).entries.filter((entry) => entry.name === name),
-      )
+    const roster = Effect.map(
+      store.many(settingsStatement(["core_fleet"])),
+      (rows) => parseRoster(rows[0]?.value).entries,
+    )
     // Whoever is told that a worker is drained must not see it get another call from here.
-    const heeded = (name: string) =>
+    const heeded = (name: string, drained: boolean) =>
       Effect.map(fleet.view, (views) =>
-        views.every((view) => view.name !== name || view.drainedBySetting),
+        views.every((view) => view.name !== name || view.drainedBySetting === drained),
       ).pipe(
         Effect.repeat({ until: (done) => done, schedule: Schedule.spaced("10 millis") }),
         Effect.timeoutOption(heedWithin),
@@ -65,22 +69,24 @@ export const workersHandlers = HttpApiBuilder.group(
     return handlers.handleAll({
       list: () => Effect.map(fleet.view, (views) => ({ items: views.map(shown) })),
       drain: Effect.fnUntraced(function* ({ params: { name } }) {
-        const entries = yield* entriesNamed(name)
-        if (entries.length === 0) return yield* noSuchWorker
+        const all = yield* roster
+        if (!all.some((entry) => entry.name === name)) return yield* noWorkerIn(all)
         yield* store.many(drainStatement(name))
-        yield* heeded(name)
+        yield* heeded(name, true)
         yield* Effect.logInfo("Worker drained", { worker: name })
         return { name, drained: true }
       }),
       undrain: Effect.fnUntraced(function* ({ params: { name } }) {
-        const entries = yield* entriesNamed(name)
+        const all = yield* roster
+        const entries = all.filter((entry) => entry.name === name)
         const rows = yield* store.many(undrainStatement(name))
         // One that has left the fleet can still be on the list.
-        if (entries.length === 0 && rows.length === 0) return yield* noSuchWorker
+        if (entries.length === 0 && rows.length === 0) return yield* noWorkerIn(all)
         if (entries.some((entry) => entry.draining)) {
           const detail = "core_fleet: it says that this worker is draining, so it has to be changed there"
           return yield* new Conflict({ field: "core_fleet", detail })
         }
+        yield* heeded(name, false)
         yield* Effect.logInfo("Worker undrained", { worker: name })
         return { name, drained: false }
       }),
