@@ -69,16 +69,48 @@ const withGate: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options
   })
 }
 
+const makeAgent = () =>
+  new Agent({
+    connect: { timeout: longestConnectMs },
+    keepAliveTimeout: reuseWithinMs,
+    keepAliveMaxTimeout: reuseWithinMs,
+  })
+
+const beatMs = 200
+const heldUpMs = 500
+
+/**
+ * An agent that begins anew after this process was held up: the timers that should have closed idle connections did
+ * not run either, and whatever is still there may long be closed on the other side.
+ */
+const makeFreshAgent = () => {
+  let agent = makeAgent()
+  let beatAt = performance.now()
+  const beating = setInterval(() => {
+    beatAt = performance.now()
+  }, beatMs).unref()
+  const renewIfHeldUp: Dispatcher.DispatcherComposeInterceptor = () => (options, handler) => {
+    if (performance.now() - beatAt > heldUpMs) {
+      // What is under way on it goes on to its end.
+      agent.close().catch(() => {})
+      agent = makeAgent()
+      beatAt = performance.now()
+    }
+    return agent.dispatch(options, handler)
+  }
+  return {
+    dispatcher: agent.compose(renewIfHeldUp).compose(withGate),
+    destroy: () => {
+      clearInterval(beating)
+      return agent.destroy()
+    },
+  }
+}
+
 /** Connections with a gate before every request that names one; its scope closes them. */
-export const gatedConnections: Effect.Effect<Dispatcher, never, Scope.Scope> = Effect.acquireRelease(
-  Effect.sync(() =>
-    new Agent({
-      connect: { timeout: longestConnectMs },
-      keepAliveTimeout: reuseWithinMs,
-      keepAliveMaxTimeout: reuseWithinMs,
-    }).compose(withGate),
-  ),
-  (agent) => Effect.promise(() => agent.destroy()),
+export const gatedConnections: Effect.Effect<Dispatcher, never, Scope.Scope> = Effect.map(
+  Effect.acquireRelease(Effect.sync(makeFreshAgent), ({ destroy }) => Effect.promise(destroy)),
+  ({ dispatcher }) => dispatcher,
 )
 
 /** The code of an error, or of what it was caused by; empty where there is none. */

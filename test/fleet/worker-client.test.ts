@@ -242,6 +242,22 @@ describe("while this process is held up", () => {
     while (performance.now() < until);
   }
 
+  it("a connection goes stale, and carries no call", async () => {
+    const { state, url } = await aSocketServer((socket) =>
+      socket.on("data", () =>
+        socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=60\r\n\r\nok"),
+      ),
+    )
+    await dispatch(url)
+    await sleep(200)
+    await dispatch(url)
+    expect(state.connections).toBe(1)
+    await sleep(200)
+    holdUp(2_500)
+    expect(await dispatch(url)).toMatchObject({ _tag: "Answer", status: 200 })
+    expect(state.connections).toBe(2)
+  })
+
   it("a worker is not blamed: the call gets through, and the probe is a good one", async () => {
     const worker = await startFreezableWorker()
     cleanUps.push(worker.stop)
