@@ -41,6 +41,8 @@ export interface SettingsShape {
   readonly database:
     | { readonly kind: "postgres"; readonly url: Redacted.Redacted }
     | { readonly kind: "embedded"; readonly dataDir: string }
+  /** For the embedded database, and for what waits for a database that is away. */
+  readonly dataDir: string
   readonly apiKeys: ReadonlyArray<ApiKey>
   /** LiveKit's API, as an http(s) or ws(s) URL. */
   readonly livekitUrl: Option.Option<string>
@@ -445,6 +447,7 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     database: Option.isSome(databaseUrl)
       ? { kind: "postgres", url: databaseUrl.value }
       : { kind: "embedded", dataDir },
+    dataDir,
     apiKeys,
     livekitUrl,
     coreSecret: Option.getOrElse(coreSecret, () => Redacted.make(developmentCoreSecret)),

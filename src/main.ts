@@ -10,6 +10,7 @@ import { environment, Settings } from "./config.ts"
 import { Backlog } from "./database/backlog.ts"
 import { Cache } from "./database/cache.ts"
 import { Database } from "./database/database.ts"
+import { catchUpLayer } from "./dispatch/catch-up.ts"
 import { InFlight } from "./dispatch/in-flight.ts"
 import { Ledger } from "./dispatch/ledger.ts"
 import { Fleet } from "./fleet/fleet.ts"
@@ -26,7 +27,7 @@ import { Keys } from "./webhook/keys.ts"
 
 const logging = Layer.unwrap(Effect.map(Settings, loggingLayer))
 
-const service = Layer.mergeAll(banner, watchLayer).pipe(
+const service = Layer.mergeAll(banner, watchLayer, catchUpLayer).pipe(
   Layer.provideMerge(serverLayer),
   Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer, RateLimit.layer)),
   Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, CallLog.layer, Sessions.layer)),

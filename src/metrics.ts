@@ -58,7 +58,10 @@ const liveSessions = Metric.gauge("switchhook_sessions_live", {
   description: "Rooms that have started and not finished, in the database that all replicas share.",
 })
 const unwritten = Metric.gauge("switchhook_backlog", {
-  description: "Writes that wait in memory for the database.",
+  description: "Records that wait on disk for the database, by kind: claims, and stories of what happened.",
+})
+const givenUp = Metric.gauge("switchhook_backlog_dropped", {
+  description: "Stories given up since something waits for the database: the journal was full.",
 })
 const watched = Metric.counter("switchhook_watch_total", {
   description: "Calls and rooms that the watch looked after, by what came of it.",
@@ -114,7 +117,16 @@ export const countNewLead: Effect.Effect<void> = Metric.update(newLeads, 1)
 
 export const showLiveSessions = (count: number): Effect.Effect<void> => Metric.update(liveSessions, count)
 
-export const showBacklog = (count: number): Effect.Effect<void> => Metric.update(unwritten, count)
+/** What waits for the database, and how much of it was given up. */
+export const showBacklog = Effect.fnUntraced(function* (size: {
+  readonly claims: number
+  readonly stories: number
+  readonly dropped: number
+}) {
+  yield* Metric.update(Metric.withAttributes(unwritten, { kind: "claim" }), size.claims)
+  yield* Metric.update(Metric.withAttributes(unwritten, { kind: "story" }), size.stories)
+  yield* Metric.update(givenUp, size.dropped)
+})
 
 /** `what` says what the watch did about a call or a room. */
 export const countWatched = (what: string): Effect.Effect<void> =>

@@ -1,151 +1,230 @@
-// What the database could not take when it came: kept in memory, in order, and written when it is back.
+// What the database could not take when it came: kept on disk, in order, claims first, and written when it is back.
 
-import { Context, Effect, Layer, Option } from "effect"
+import { createHash } from "node:crypto"
+import { join } from "node:path"
+import { Context, Deferred, Effect, Layer, Option } from "effect"
+import { Settings } from "../config.ts"
 import { Database } from "./database.ts"
-import { type DatabaseError, DatabaseUnavailable } from "./errors.ts"
+import { type DatabaseError, DatabaseUnavailable, messageOf } from "./errors.ts"
+import { type Kept, openJournal, type RecordKind, type Trouble } from "./journal.ts"
+import { decode, encode } from "./wire.ts"
 
-interface Entry {
+/** Something to be written, as data: whoever writes it may be another process than the one that kept it. */
+export interface Unwritten {
+  /** `claim`: decides who has a call, and is never given up. `story`: only tells what happened. */
+  readonly kind: RecordKind
+  /** Which of the writers it is for. */
   readonly what: string
+  /** Names of the call it belongs to. */
   readonly names: ReadonlyArray<string>
-  readonly write: Effect.Effect<unknown, DatabaseError>
+  readonly body: unknown
 }
+
+/** Writes what was kept, by what it is; each may be called more than once with the same. */
+export type Writers = Readonly<Record<string, (body: unknown) => Effect.Effect<unknown, DatabaseError>>>
 
 // Whoever sends us an event waits for the answer, and LiveKit holds the room's next events back meanwhile.
 const patience = "1 second"
 const tryAgainAfter = "500 millis"
+const adoptEvery = "10 seconds"
 const flushFor = "3 seconds"
+const atOnce = 100
 
-/** A few minutes of a busy system; what is beyond tells a story, and the oldest of it goes first. */
-const mostKept = 10_000
+// Where the disk does not take them either: a few minutes of a busy system, and the oldest story goes first.
+const mostInMemory = 10_000
+
+// What was kept for one database must never be written to another.
+const nameOf = (place: string) => createHash("sha256").update(place).digest("hex").slice(0, 16)
+
+const told = (trouble: Trouble) => {
+  const { _tag, ...more } = trouble
+  return Effect.logError(`The journal on disk: ${_tag}`, more)
+}
 
 export class Backlog extends Context.Service<
   Backlog,
   {
     /**
-     * Writes now, and returns what came of it; `undefined` where the database is away and the write is kept for
-     * later, so it must be one that may be repeated. `what` names it in the log. Fails where the database was never
-     * reached, unless `always` is set, or refuses the write.
+     * Writes now, and returns what came of it; `undefined` where the database is away and the record is kept for
+     * later. Fails where the database was never reached, or refuses the write.
      */
     readonly write: <A, R>(
-      what: string,
+      unwritten: Unwritten,
       write: Effect.Effect<A, DatabaseError, R>,
-      options?: { readonly always: boolean; readonly names?: ReadonlyArray<string> },
     ) => Effect.Effect<A | undefined, DatabaseError, R>
-    /** Keeps a write for later, without trying it now. */
-    readonly keep: <R>(
-      what: string,
-      write: Effect.Effect<unknown, DatabaseError, R>,
-      names?: ReadonlyArray<string>,
-    ) => Effect.Effect<undefined, never, R>
-    /** Whether a write waits that goes by one of these names, and must not be overtaken. */
+    /** Keeps a record for later, without trying to write it now; it is on disk when this returns. */
+    readonly keep: (unwritten: Unwritten) => Effect.Effect<void>
+    /** Whether a record waits that goes by one of these names. */
     readonly holds: (names: ReadonlyArray<string>) => boolean
-    /** How many writes wait. */
-    readonly size: () => number
+    /** The claims that wait, in their order: what an earlier process has left, at the start. */
+    readonly claims: Effect.Effect<ReadonlyArray<Unwritten>>
+    /** Begins to write what is kept. */
+    readonly begin: (writers: Writers) => Effect.Effect<void>
+    readonly size: () => { readonly claims: number; readonly stories: number; readonly dropped: number }
   }
 >()("switchhook/database/Backlog") {
   static readonly layer = Layer.effect(
     Backlog,
     Effect.gen(function* () {
       const database = yield* Database
-      const waiting: Array<Entry> = []
-      let dropped = 0
+      const { dataDir } = yield* Settings
+      const runFork = Effect.runForkWith(yield* Effect.context<never>())
+      const journal = yield* Effect.acquireRelease(
+        Effect.promise(() =>
+          openJournal(join(dataDir, "journal", nameOf(database.place)), {
+            tell: (trouble) => runFork(told(trouble)),
+          }),
+        ),
+        (open) => Effect.sync(open.close),
+      )
+      const begun = yield* Deferred.make<Writers>()
 
-      const enqueue = (entry: Entry) =>
+      // ---- What the disk does not take.
+      let inMemory: Array<Kept> = []
+      let lastInMemory = 0
+      let droppedInMemory = 0
+      const keepInMemory = ({ body, kind, names, what }: Unwritten) => {
+        inMemory.push({ id: --lastInMemory, kind, what, names, body: encode(body) })
+        if (inMemory.length <= mostInMemory) return
+        const oldest = inMemory.findIndex((kept) => kept.kind === "story")
+        if (oldest < 0) return
+        inMemory.splice(oldest, 1)
+        droppedInMemory++
+      }
+
+      const size = () => {
+        const { claims, dropped, stories } = journal.size()
+        const claimsInMemory = inMemory.filter(({ kind }) => kind === "claim").length
+        return {
+          claims: claims + claimsInMemory,
+          stories: stories + inMemory.length - claimsInMemory,
+          dropped: dropped + droppedInMemory,
+        }
+      }
+      const waits = () => {
+        const { claims, stories } = size()
+        return claims + stories
+      }
+
+      const append = (unwritten: Unwritten): Effect.Effect<void> =>
         Effect.suspend(() => {
-          waiting.push(entry)
-          if (waiting.length <= mostKept) return Effect.void
-          waiting.shift()
-          dropped++
-          return dropped === 1
-            ? Effect.logError("The database is away for too long: the oldest unwritten events are given up")
+          const { body, kind, names, what } = unwritten
+          const dropped = size().dropped
+          try {
+            journal.append(kind, what, names, encode(body))
+          } catch (error) {
+            keepInMemory(unwritten)
+            return Effect.logError("Kept in memory only", { what, why: messageOf(error) })
+          }
+          return size().dropped > 0 && dropped === 0
+            ? Effect.logError("The journal is full: the oldest events are given up, and no claim")
             : Effect.void
         })
 
-      const writeFirst = Effect.suspend(() => {
-        const first = waiting[0]
-        if (first === undefined) return Effect.succeed(false)
-        return first.write.pipe(
-          Effect.matchEffect({
-            onFailure: (error) =>
-              error._tag === "DatabaseUnavailable"
-                ? Effect.succeed(false)
-                : Effect.as(
-                    Effect.logError("A kept event was refused", { event: first.what, why: error.message }),
-                    true,
-                  ),
-            onSuccess: () => Effect.succeed(true),
-          }),
-          Effect.tap((done) =>
-            Effect.sync(() => {
-              if (done && waiting[0] === first) waiting.shift()
-            }),
-          ),
-        )
-      })
-      const drain = Effect.gen(function* () {
-        const begun = waiting.length
-        yield* Effect.repeat(writeFirst, { while: (done) => done && waiting.length > 0 })
-        if (begun > 0 && waiting.length === 0) {
-          yield* Effect.logInfo("Kept events are written", { written: begun, given_up: dropped })
-          dropped = 0
+      const read = (): ReadonlyArray<Kept> => {
+        const order = ({ kind }: Kept) => (kind === "claim" ? 0 : 1)
+        return [...journal.read(atOnce), ...inMemory.slice(0, atOnce)].sort((a, b) => order(a) - order(b))
+      }
+      const forget = ({ id }: Kept) => {
+        if (id > 0) journal.forget(id)
+        else inMemory = inMemory.filter((kept) => kept.id !== id)
+      }
+
+      const writeKept = (writers: Writers, kept: Kept): Effect.Effect<boolean> => {
+        const writer = writers[kept.what]
+        const refused = (why: string) =>
+          Effect.logError("A kept record was refused", { what: kept.what, why })
+        const written =
+          writer === undefined
+            ? refused("nobody knows how to write it")
+            : Effect.suspend(() => writer(decode(String(kept.body)))).pipe(
+                Effect.catchTag("QueryRefused", ({ message }) => refused(message)),
+              )
+        return Effect.match(written, {
+          onFailure: () => false,
+          onSuccess: () => {
+            forget(kept)
+            return true
+          },
+        })
+      }
+      const drain = Effect.fnUntraced(function* (writers: Writers) {
+        if (waits() === 0) return
+        let count = 0
+        let goesOn = true
+        while (goesOn) {
+          const some = read()
+          for (const kept of some) {
+            if (goesOn) goesOn = yield* writeKept(writers, kept)
+            if (goesOn) count++
+          }
+          goesOn = goesOn && some.length > 0
         }
+        if (count > 0) yield* Effect.logInfo("What waited for the database is written", { written: count })
       })
+      const drainIfThere = Effect.suspend(() =>
+        database.fault() === undefined ? Effect.flatMap(Deferred.await(begun), drain) : Effect.void,
+      )
+
       yield* database.migrated.pipe(
-        Effect.andThen(Effect.forever(Effect.andThen(drain, Effect.sleep(tryAgainAfter)))),
+        Effect.andThen(Effect.forever(Effect.andThen(drainIfThere, Effect.sleep(tryAgainAfter)))),
+        Effect.forkScoped,
+      )
+      yield* Effect.promise(() => journal.adopt()).pipe(
+        Effect.andThen(Effect.sleep(adoptEvery)),
+        Effect.forever,
         Effect.forkScoped,
       )
       yield* Effect.addFinalizer(() =>
         Effect.suspend(() =>
-          waiting.length === 0 ? Effect.void : Effect.timeoutOption(drain, flushFor),
+          waits() === 0 ? Effect.void : Effect.timeoutOption(drainIfThere, flushFor),
         ).pipe(
           Effect.andThen(
             Effect.suspend(() =>
-              waiting.length === 0
+              waits() === 0
                 ? Effect.void
-                : Effect.logError("Stopped with events unwritten", { events: waiting.length }),
+                : Effect.logWarning("Stopped with records unwritten: the next start writes them", {
+                    records: waits(),
+                    lost: inMemory.length,
+                  }),
             ),
           ),
         ),
       )
 
       const write = Effect.fnUntraced(function* <A, R>(
-        what: string,
+        unwritten: Unwritten,
         effect: Effect.Effect<A, DatabaseError, R>,
-        options?: { readonly always: boolean; readonly names?: ReadonlyArray<string> },
       ): Effect.fn.Return<A | undefined, DatabaseError, R> {
-        const context = yield* Effect.context<R>()
-        const entry = { what, names: options?.names ?? [], write: Effect.provideContext(effect, context) }
-        const mayKeep = database.reached() || options?.always === true
-        if (!mayKeep) return yield* new DatabaseUnavailable({ cause: "it was never reached" })
-        // Nobody waits for a database that others are waiting for already.
-        if (waiting.length > 0 || !database.reached()) {
-          yield* enqueue(entry)
-          return undefined
-        }
+        if (!database.reached()) return yield* new DatabaseUnavailable({ cause: "it was never reached" })
+        // Nobody waits for a database that others are waiting for already, nor overtakes them.
+        if (database.fault() !== undefined || waits() > 0)
+          return yield* Effect.as(append(unwritten), undefined)
         const written = yield* effect.pipe(
           Effect.timeoutOption(patience),
           Effect.catchTag("DatabaseUnavailable", () => Effect.succeed(Option.none<A>())),
         )
         if (Option.isSome(written)) return written.value
-        yield* enqueue(entry)
-        yield* Effect.logWarning("Database away: events are kept in memory", { event: what })
+        yield* append(unwritten)
+        yield* Effect.logWarning("Database away: events are kept for later", { what: unwritten.what })
         return undefined
       })
 
-      const keep = Effect.fnUntraced(function* <R>(
-        what: string,
-        effect: Effect.Effect<unknown, DatabaseError, R>,
-        names: ReadonlyArray<string> = [],
-      ): Effect.fn.Return<undefined, never, R> {
-        const context = yield* Effect.context<R>()
-        yield* enqueue({ what, names, write: Effect.provideContext(effect, context) })
-        return undefined
+      return Backlog.of({
+        write,
+        keep: append,
+        holds: (names) =>
+          journal.holds(names) ||
+          inMemory.some((kept) => kept.names.some((name) => name !== "" && names.includes(name))),
+        claims: Effect.sync(() =>
+          journal
+            .read(journal.size().claims)
+            .filter(({ kind }) => kind === "claim")
+            .map(({ body, kind, names, what }) => ({ kind, what, names, body: decode(String(body)) })),
+        ),
+        begin: (writers) => Effect.asVoid(Deferred.succeed(begun, writers)),
+        size,
       })
-
-      const holds = (names: ReadonlyArray<string>) =>
-        waiting.some((entry) => entry.names.some((name) => name !== "" && names.includes(name)))
-
-      return Backlog.of({ write, keep, holds, size: () => waiting.length })
     }),
   )
 }

@@ -1,13 +1,16 @@
 // The one place where queries meet a connection.
 
-import { Context, Deferred, Effect, Layer, Redacted, Schedule, type Scope } from "effect"
+import { Context, Deferred, Effect, Latch, Layer, Redacted, Schedule, type Scope } from "effect"
 import type { Compilable, CompiledQuery } from "kysely"
-import { sql } from "kysely"
+import { sleepAwake } from "../clock.ts"
 import { Settings, type SettingsShape } from "../config.ts"
 import type { CommandEngine, Engine } from "./engine.ts"
 import { type DatabaseError, DatabaseUnavailable, toDatabaseError } from "./errors.ts"
 import { type MigrationFailed, migrate } from "./migrations.ts"
-import { query as build } from "./schema.ts"
+
+// Nobody waits longer than a second for a database that has gone away.
+const pingMs = 600
+const pingEvery = "250 millis"
 
 type Query<A> = CompiledQuery<A> | Compilable<A>
 
@@ -57,6 +60,13 @@ export class Database extends Context.Service<
      * ask for our health, and nobody unsigned may reach the database.
      */
     readonly fault: () => string | undefined
+    /**
+     * Whether the database is away, asked at once, for somebody whose query has failed or takes long; where it is,
+     * everybody else knows it from then on.
+     */
+    readonly isAway: Effect.Effect<boolean>
+    /** Completes as soon as the database is known to be away. */
+    readonly untilAway: Effect.Effect<void>
     /** Calls `onMessage` for every NOTIFY on the channel, `onLost` once when the line breaks. */
     readonly listen: (
       channel: string,
@@ -72,10 +82,12 @@ export class Database extends Context.Service<
     let fault: string | undefined = "The schema is not up to date yet"
     let reached = false
 
+    const away = yield* Latch.make()
     const failing = (error: { readonly message: string }) =>
       Effect.suspend(() => {
         const known = fault === error.message
         fault = error.message
+        away.openUnsafe()
         return known ? Effect.void : Effect.logError("Database not usable, trying again", { why: fault })
       })
 
@@ -93,26 +105,55 @@ export class Database extends Context.Service<
         Effect.map((result) => result.rows),
       )
 
-    const watchForever = run(sql`SELECT 1`.compile(build)).pipe(
-      Effect.timeoutOrElse({
-        duration: "1 second",
-        orElse: () => Effect.fail(new DatabaseUnavailable({ cause: "no answer within 1 s" })),
-      }),
+    const ping = Effect.tryPromise({
+      try: (signal) => engine.ping(signal),
+      catch: (cause) => new DatabaseUnavailable({ cause }),
+    }).pipe(
+      // A pause of our own says nothing of the database.
+      Effect.raceFirst(
+        Effect.andThen(
+          sleepAwake(pingMs),
+          Effect.fail(new DatabaseUnavailable({ cause: `no answer within ${pingMs} ms` })),
+        ),
+      ),
+    )
+
+    const watchForever = ping.pipe(
       Effect.matchEffect({
         onFailure: failing,
         onSuccess: () =>
           Effect.suspend(() => {
             const back = fault !== undefined
             fault = undefined
+            away.closeUnsafe()
             return back ? Effect.logInfo("Database usable") : Effect.void
           }),
       }),
-      Effect.andThen(Effect.sleep("1 second")),
+      Effect.andThen(Effect.sleep(pingEvery)),
       Effect.forever,
     )
 
+    let asking: Deferred.Deferred<boolean> | undefined
+    const askNow = Effect.suspend(() => {
+      const asked = Deferred.makeUnsafe<boolean>()
+      asking = asked
+      return Effect.match(Effect.tapError(ping, failing), {
+        onFailure: () => true,
+        onSuccess: () => false,
+      }).pipe(
+        // Whoever asks may be gone before the answer; those who wait with it are not.
+        Effect.ensuring(
+          Effect.suspend(() => {
+            asking = undefined
+            return Deferred.succeed(asked, fault !== undefined)
+          }),
+        ),
+      )
+    })
+
     const begin = Effect.suspend(() => {
       fault = undefined
+      away.closeUnsafe()
       reached = true
       return Effect.andThen(Deferred.succeed(ready, undefined), Effect.forkScoped(watchForever))
     })
@@ -135,6 +176,11 @@ export class Database extends Context.Service<
       migrated: Deferred.await(ready),
       reached: () => reached,
       fault: () => fault,
+      isAway: Effect.suspend(() => {
+        if (fault !== undefined) return Effect.succeed(true)
+        return asking === undefined ? askNow : Deferred.await(asking)
+      }),
+      untilAway: away.await,
       listen: (channel, onMessage, onLost) =>
         Effect.acquireRelease(
           Effect.tryPromise({ try: () => engine.listen(channel, onMessage, onLost), catch: toDatabaseError }),

@@ -16,6 +16,7 @@ import {
 } from "kysely"
 import type { CommandEngine, MigrationSession } from "./engine.ts"
 import type { Tables } from "./schema.ts"
+import { decode, encode } from "./wire.ts"
 
 // A command that is stopped in the middle of its transaction must not stop the calls with it.
 const silenceMs = 10_000
@@ -31,33 +32,9 @@ interface Request {
 
 type Reply = { readonly rows: ReadonlyArray<object> } | { readonly error: Record<string, unknown> }
 
-// ---- Lines. No text of PostgreSQL's has a NUL in it, so that no value can look like one of these.
+// ---- Lines
 
-const bytesTag = "\u0000bytes"
-const timeTag = "\u0000time"
-
-// Node's reader of lines takes these for ends of lines, too.
-const escaped = (json: string) =>
-  json.replace(/[\u2028\u2029]/g, (end) => `\\u${end.charCodeAt(0).toString(16)}`)
-
-const encode = (value: unknown): string => {
-  const json = JSON.stringify(value, function (this: Record<string, unknown>, key, plain: unknown) {
-    // As it was before its `toJSON` was asked.
-    const original = this[key]
-    if (original instanceof Date) return { [timeTag]: original.getTime() }
-    if (original instanceof Uint8Array) return { [bytesTag]: Buffer.from(original).toString("base64") }
-    return typeof plain === "bigint" ? String(plain) : plain
-  })
-  return `${escaped(json)}\n`
-}
-
-const decode = (line: string): unknown =>
-  JSON.parse(line, (_, value: unknown) => {
-    if (typeof value !== "object" || value === null) return value
-    if (timeTag in value) return new Date(Number(value[timeTag]))
-    if (bytesTag in value) return new Uint8Array(Buffer.from(String(value[bytesTag]), "base64"))
-    return value
-  })
+const lineOf = (value: Request | Reply) => `${encode(value)}\n`
 
 const linesOf = (socket: Socket) => createInterface({ input: socket })[Symbol.asyncIterator]()
 
@@ -98,14 +75,14 @@ const nextRequest = async (lines: AsyncIterator<string>, ms: number): Promise<Re
 const serveSession = (database: PGlite, socket: Socket, lines: AsyncIterator<string>) =>
   // Exclusive: everybody else's queries wait for its end.
   database.transaction(async (transaction) => {
-    socket.write(encode({ rows: [] }))
+    socket.write(lineOf({ rows: [] }))
     try {
       for (
         let request = await nextRequest(lines, silenceMs);
         request !== undefined;
         request = await nextRequest(lines, silenceMs)
       ) {
-        socket.write(encode(await perform(transaction, request)))
+        socket.write(lineOf(await perform(transaction, request)))
       }
     } finally {
       // What the session wanted to keep it has committed itself.
@@ -128,7 +105,7 @@ export const serveDoor = async (socket: Socket, opened: Promise<PGlite>): Promis
       request = await nextRequest(lines, longestTimeout)
     ) {
       if (request.do === "session") return await serveSession(database, socket, lines)
-      socket.write(encode(await perform(database, request)))
+      socket.write(lineOf(await perform(database, request)))
     }
   } catch {
     // Whoever asked hears it by the end of the connection.
@@ -158,7 +135,7 @@ const makeAsker = async (path: string) => {
   let last: Promise<unknown> = Promise.resolve()
   const askNow = async (request: Request) => {
     if (socket.destroyed) throw gone()
-    socket.write(encode(request))
+    socket.write(lineOf(request))
     const late = `the process that has the embedded database open does not answer within ${answerWithinMs / 1_000} s`
     const line = await within(
       answerWithinMs,

@@ -90,6 +90,9 @@ export const makeEmbedded = async (dataDir: string | undefined): Promise<Engine>
       names: async (sql) => (await pglite.query<{ name: string }>(sql)).rows.map((row) => row.name),
       close: async () => {},
     }),
+    ping: async () => {
+      await pglite.query("SELECT 1")
+    },
     listen: (channel, onMessage) => pglite.listen(channel, onMessage),
     close: async () => {
       for (const guest of guests) guest.destroy()

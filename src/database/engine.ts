@@ -16,6 +16,11 @@ export interface Engine {
   readonly place: string
   readonly kysely: Kysely<Tables>
   readonly migrationSession: () => Promise<MigrationSession>
+  /**
+   * Resolves if the database answers and takes writes. Waits in no queue with the queries, so that a busy service
+   * does not take its database for dead. Given up by the signal.
+   */
+  readonly ping: (signal: AbortSignal) => Promise<void>
   /** Calls `onMessage` for every NOTIFY until the returned function is called; `onLost` once if the line breaks. */
   readonly listen: (
     channel: string,
@@ -26,4 +31,4 @@ export interface Engine {
 }
 
 /** An engine for a command, which never listens and may go through another process. */
-export type CommandEngine = Omit<Engine, "listen">
+export type CommandEngine = Omit<Engine, "listen" | "ping">

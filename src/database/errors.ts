@@ -35,9 +35,9 @@ const codeOf = (cause: unknown) =>
   Predicate.hasProperty(cause, "code") && Predicate.isString(cause.code) ? cause.code : ""
 
 // SQLSTATE has five characters, and so has EPIPE, which is the system's; 08 connection, 40 rolled back (a deadlock), 53 resources, 57 shutdown and
-// cancellation, 25006 read-only.
+// cancellation, 25006 read-only, 55000 a database that takes no connections.
 const isSqlState = (code: string) => /^[0-9A-Z]{5}$/.test(code) && !/^E[A-Z]{4}$/.test(code)
-const isTrouble = (code: string) => /^(?:08|40|53|57)/.test(code) || code === "25006"
+const isTrouble = (code: string) => /^(?:08|40|53|57)/.test(code) || code === "25006" || code === "55000"
 
 /** True where the connection or the server failed, rather than the query. */
 export const isConnectionTrouble = (cause: unknown): boolean => {

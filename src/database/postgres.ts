@@ -18,6 +18,39 @@ const place = (url: string) => {
   return `${hostname}${port === "" ? "" : `:${port}`}${pathname}`
 }
 
+// A standby, or a server whose disk is full, answers and takes no writes.
+const isWritable =
+  "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS deaf"
+
+/** Asks over a connection of its own, which is kept until it once fails. */
+const makePinger = (connect: () => Promise<pg.Client>) => {
+  let client: Promise<pg.Client> | undefined
+  const drop = () => {
+    client?.then((open) => open.end()).catch(() => {})
+    client = undefined
+  }
+  const ask = async () => {
+    client ??= connect()
+    const { rows } = await (await client).query<{ deaf: boolean }>(isWritable)
+    if (rows[0]?.deaf === true) throw new Error("the database takes no writes: it is read-only")
+  }
+  return {
+    ping: async (signal: AbortSignal) => {
+      // Whoever does not wait any longer takes the connection for dead.
+      signal.addEventListener("abort", drop, { once: true })
+      try {
+        await ask()
+      } catch (error) {
+        drop()
+        throw error
+      } finally {
+        signal.removeEventListener("abort", drop)
+      }
+    },
+    close: drop,
+  }
+}
+
 /** Connects on first use: building it reaches no network. */
 export const makePostgres = (url: string): Engine => {
   const pool = new pg.Pool({ connectionString: url, max: 10, ...limits })
@@ -32,6 +65,7 @@ export const makePostgres = (url: string): Engine => {
     await client.connect()
     return client
   }
+  const pinger = makePinger(() => connect({ ...limits, application_name: "switchhook-ping" }))
   return {
     kind: "postgres",
     place: place(url),
@@ -45,6 +79,7 @@ export const makePostgres = (url: string): Engine => {
         close: () => client.end(),
       }
     },
+    ping: pinger.ping,
     listen: async (channel, onMessage, onLost) => {
       const client = await connect({ ...limits, application_name: "switchhook-listen" })
       client.on("notification", (message) => onMessage(message.payload ?? ""))
@@ -55,6 +90,9 @@ export const makePostgres = (url: string): Engine => {
         await client.end()
       }
     },
-    close: () => kysely.destroy(),
+    close: async () => {
+      pinger.close()
+      await kysely.destroy()
+    },
   }
 }

@@ -4,8 +4,6 @@ import { Effect, Option, Schema } from "effect"
 import { indexed, meetingOf } from "../calls/call.ts"
 import { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import { Settings } from "../config.ts"
-import { Backlog } from "../database/backlog.ts"
-import { DatabaseUnavailable } from "../database/errors.ts"
 import { maskNumber } from "../masking.ts"
 import { type Decision, decide } from "../routing/decision.ts"
 import { Routing } from "../routing/routing.ts"
@@ -13,7 +11,7 @@ import { InvalidPayload } from "../webhook/event.ts"
 import { tellRoute } from "./hand-over.ts"
 import { type Asked, Ledger } from "./ledger.ts"
 
-export type AskNeeds = Backlog | Ledger | Routing | Settings | TrunkDirectory
+export type AskNeeds = Ledger | Routing | Settings | TrunkDirectory
 
 const absent = Schema.optionalKey(Schema.NullOr(Schema.String))
 
@@ -84,7 +82,6 @@ const invalidAnswer = (question: unknown, settings: Settings["Service"]) => {
 const answerQuestion = Effect.fnUntraced(function* (question: typeof Question.Type) {
   const { call_id: askedId, from_number: from } = question
   const ledger = yield* Ledger
-  const backlog = yield* Backlog
   const trunks = yield* TrunkDirectory
   const routing = yield* Routing
   const trunkId = question.trunk_id ?? ""
@@ -99,29 +96,15 @@ const answerQuestion = Effect.fnUntraced(function* (question: typeof Question.Ty
   yield* tellRoute({ ...decision, target: "agent" })
   const meeting = meetingOf(roomName, decision.callerE164 ?? from)
   const later = JSON.stringify({ ok: true, agent_name: decision.agent.name })
-  const names = [indexed(askedId), meeting]
-  const claimFor = ({ agent, metadata }: Decision, found: Decision) => {
-    const asked = { key: indexed(askedId), askedId, roomName, meeting, from, to: dialed, trunkId }
-    return ledger.ask({ ...asked, decision: { ...found, agent, metadata } }, later)
-  }
-  // Whoever could not look the number up cannot write, either; what the number is will be found out by then.
-  const asked = yield* (
-    decision.error === "Database error"
-      ? backlog.keep(
-          "sip-inbound",
-          Effect.flatMap(routing.decide({ from, to: dialed, trunkId }), (found) =>
-            found.error === "Database error"
-              ? Effect.fail(new DatabaseUnavailable({ cause: "the number cannot be looked up" }))
-              : claimFor(decision, found),
-          ),
-          names,
-        )
-      : backlog.write("sip-inbound", claimFor(decision, decision), { always: true, names })
-  ).pipe(
-    Effect.catch((error) =>
-      Effect.as(Effect.logError("Call log not written", { why: error.message }), undefined),
-    ),
-  )
+  const about = { key: indexed(askedId), askedId, roomName, meeting, from, to: dialed, trunkId, decision }
+  // What the number is will be found out when the database is back.
+  const asked = yield* ledger
+    .ask(about, later, { unknown: decision.error === "Database error" })
+    .pipe(
+      Effect.catch((error) =>
+        Effect.as(Effect.logError("Call log not written", { why: error.message }), undefined),
+      ),
+    )
   const answer = asked === undefined ? toAnswer(decision) : answerAsked(decision, asked)
   if (asked?._tag === "GivenTo" && asked.now) yield* Effect.logInfo("Dispatched", { agent: asked.agent })
   return answer

@@ -1,11 +1,9 @@
 // From selection to the stored outcome: the part that, once begun, runs to its end whoever waits for it.
 
-import { Data, Effect, Exit, Fiber, Result, Schedule } from "effect"
-import { type Call, callNames, meetingOf } from "../calls/call.ts"
-import { CallLog } from "../calls/call-log.ts"
+import { Data, Effect, Exit, Result } from "effect"
+import type { Call } from "../calls/call.ts"
 import type { Settings } from "../config.ts"
-import { Backlog } from "../database/backlog.ts"
-import { type DatabaseError, DatabaseUnavailable } from "../database/errors.ts"
+import type { DatabaseError } from "../database/errors.ts"
 import type { Considered, Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.ts"
 import type { WorkerAnswer, WorkerClient } from "../fleet/worker-client.ts"
 import type { LiveKit } from "../livekit/livekit.ts"
@@ -21,6 +19,7 @@ import type { Lease } from "./lease.ts"
 import { CallerLeft, InFlightElsewhere, Ledger } from "./ledger.ts"
 import { isRedirect, type Outcome } from "./outcome.ts"
 import { callerGone } from "./presence.ts"
+import { type RecordNeeds, recordGone } from "./record.ts"
 import type { SeenCall } from "./rescue-statement.ts"
 import { release, selectInFleet, selectTaker } from "./select-taker.ts"
 
@@ -44,25 +43,14 @@ export type HandOverError =
   | DispatchFailed
   | DatabaseError
 
-export type HandOverNeeds = Ledger | Fleet | WorkerClient | LiveKit | InFlight | Settings | CallLog | Backlog
-
-// The answer must not wait for a database that hangs: what it has not stored by then is stored later.
-const storeWithin = "1 second"
-const storeAgain = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])
-const storeFor = "5 minutes"
+export type HandOverNeeds = Ledger | Fleet | WorkerClient | LiveKit | InFlight | Settings | RecordNeeds
 
 const store = (lease: Lease, outcome: Outcome, tookMs: Record<string, number>) =>
   Effect.gen(function* () {
     const ledger = yield* Ledger
     yield* ledger.settle(lease, outcome, tookMs)
   }).pipe(
-    Effect.tapError((error) => Effect.logWarning("Outcome not stored yet", { why: error.message })),
-    Effect.retry(storeAgain),
-    Effect.timeoutOrElse({
-      duration: storeFor,
-      orElse: () =>
-        Effect.logError("Outcome lost: the database did not come back", { outcome: outcome._tag }),
-    }),
+    Effect.catch((error) => Effect.logError("Outcome refused by the database", { why: error.message })),
     timed("store"),
   )
 
@@ -95,18 +83,6 @@ const toExit = ({ outcome, taker }: Ended): Exit.Exit<HandedOver | CallerLeft, D
     return Exit.fail(new NoAgent({ why: outcome.reason }))
   return Exit.fail(new DispatchFailed({ outcome: outcome._tag }))
 }
-
-/** LiveKit has said that the caller is gone; its own webhook, which knows when, waits behind this one, or is lost. */
-export const recordGone = Effect.fnUntraced(function* (call: Call) {
-  const log = yield* CallLog
-  const backlog = yield* Backlog
-  const event = { ...call.leg.event, createdAtMs: Date.now() }
-  const attributes = new Map(call.leg.participant.attributes)
-  attributes.delete("sip.callStatus")
-  const leg = { event, participant: { ...call.leg.participant, attributes } }
-  const gone = log.recordLeave({ ...call, leg }, { aborted: false })
-  yield* Effect.ignore(backlog.write("caller gone", gone))
-})
 
 const tellReceived = (call: Call) =>
   Effect.logInfo("Inbound call received", {
@@ -161,16 +137,7 @@ const tellRefused =
     }
   }
 
-// While the database was away somebody was told which agent to dispatch for this call; that claim goes first.
-const letAskerFirst = Effect.fnUntraced(function* ({ callerNumber, decision, leg }: Call) {
-  const backlog = yield* Backlog
-  const meeting = meetingOf(leg.event.room.name, decision.callerE164 ?? callerNumber)
-  if (backlog.holds([...callNames(leg), meeting])) {
-    return yield* new DatabaseUnavailable({ cause: "an earlier claim of this call is not written yet" })
-  }
-})
-
-/** From the claim to the stored outcome; replies before it is stored, where that takes long. */
+/** From the claim to the stored outcome. */
 const finish = Effect.fnUntraced(function* (
   call: Call,
   ours: Ours | OursAgain,
@@ -180,21 +147,16 @@ const finish = Effect.fnUntraced(function* (
   const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
   yield* tell(ended)
   yield* countDispatch(ended.outcome._tag)
-  const storing = yield* Effect.forkChild(
-    store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs })),
-  )
-  yield* Effect.timeoutOption(Fiber.join(storing), storeWithin)
+  yield* store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs }))
   const exit = toExit(ended)
   if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)
   yield* reply(exit)
-  yield* Fiber.join(storing)
 })
 
 const run = (call: Call) =>
   Effect.fnUntraced(function* (
     reply: Reply<HandedOver | Replay, HandOverError>,
   ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
-    yield* letAskerFirst(call).pipe(Effect.tapError(tellRefused(call)))
     const selection = yield* measured("select")(selectTaker(call.decision))
     const { ms: claimMs, value: ours } = yield* measured("claim")(
       claim(call, selection, announce(call)),
@@ -234,7 +196,7 @@ const runRescue = (call: Call, { ghostsBeforeMs, seen, tried }: Forlorn) =>
     if (Result.isFailure(selection)) return yield* Effect.fail(selection.failure)
     const { place } = selection.success
     const { ms, value: claimed } = yield* measured("claim")(
-      ledger.rescue(seen, ghostsBeforeMs, place).pipe(Effect.tapCause(() => release(place))),
+      ledger.rescue(call, seen, ghostsBeforeMs, place).pipe(Effect.tapCause(() => release(place))),
     )
     if (claimed === undefined) {
       yield* release(place)

@@ -7,6 +7,9 @@ import type { DatabaseError } from "../database/errors.ts"
 
 /** The lease on one hand-over. Only whoever holds it may send, and only while it is valid. */
 export interface Lease {
+  /** The call, and all names that it goes by. */
+  readonly key: string
+  readonly names: ReadonlyArray<string>
   readonly callRowId: string
   readonly claimId: string
   readonly attempt: number

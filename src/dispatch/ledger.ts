@@ -2,17 +2,20 @@
 
 import { Context, Data, Effect, Layer, Schedule } from "effect"
 import { sql } from "kysely"
+import type { Call } from "../calls/call.ts"
 import { isRoomTaken } from "../calls/call-row.ts"
 import { tellChanges } from "../calls/changes.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Database } from "../database/database.ts"
-import type { DatabaseError } from "../database/errors.ts"
+import { type DatabaseError, DatabaseUnavailable } from "../database/errors.ts"
 import { type CallState, query } from "../database/schema.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import { type Ask, type AskedRow, askStatement } from "./ask-statement.ts"
+import { Away, type Held, namesOfClaim } from "./away.ts"
 import { type ClaimInput, type ClaimRow, claimStatement } from "./claim-statement.ts"
 import { type Lease, leaseMs } from "./lease.ts"
 import { NotSent, type Outcome } from "./outcome.ts"
+import { makeRecent } from "./recent.ts"
 import { rescueStatement, type SeenCall } from "./rescue-statement.ts"
 import { moveStatement, renewStatement, settleStatement } from "./settle-statements.ts"
 import type { Taker, WorkerRef } from "./taker.ts"
@@ -109,6 +112,18 @@ export interface Claiming extends Omit<ClaimInput, "rowId" | "claimId"> {
   readonly announce?: Effect.Effect<void>
 }
 
+const askAgainAfter = "100 millis"
+const timesAskedAgain = 3
+
+/** What is known of a lease but its time. */
+type LeaseOf = Omit<Lease, "isValid" | "renew">
+
+/** What somebody is told who asks about a call that the database does not know yet. */
+const askedOf = ({ metadata, state, taker }: Held): Asked =>
+  taker?.kind === "agent" && state !== "waiting" && state !== "rejected"
+    ? new GivenTo({ agent: taker.name, metadata: metadata ?? null, now: true })
+    : new TakenAlready()
+
 export class Ledger extends Context.Service<
   Ledger,
   {
@@ -128,6 +143,7 @@ export class Ledger extends Context.Service<
     ) => Effect.Effect<Fresh | undefined, DatabaseError>
     /** Claims the rescue of a call that nobody has joined; `undefined` where it has moved on since it was seen. */
     readonly rescue: (
+      call: Call,
       seen: SeenCall,
       ghostsBeforeMs: number | undefined,
       taker: Taker,
@@ -141,24 +157,34 @@ export class Ledger extends Context.Service<
       outcome: Outcome,
       tookMs?: Record<string, number>,
     ) => Effect.Effect<CallState | undefined, DatabaseError>
-    /** Gives the call to whoever asks, unless somebody has it; `answer` is what a later join is told. */
-    readonly ask: (ask: Ask, answer: string) => Effect.Effect<Asked, DatabaseError>
+    /**
+     * Gives the call to whoever asks, unless somebody has it; `answer` is what a later join is told. While the
+     * database is away, or the number is `unknown` because of it, by what is known here.
+     */
+    readonly ask: (
+      ask: Ask,
+      answer: string,
+      options: { readonly unknown: boolean },
+    ) => Effect.Effect<Asked, DatabaseError>
+    /** The same in the database, for what was kept while it was away. */
+    readonly askNow: (ask: Ask, answer: string) => Effect.Effect<Asked, DatabaseError>
   }
 >()("switchhook/dispatch/Ledger") {
-  static readonly layer = Layer.effect(
+  static readonly layerNoDeps = Layer.effect(
     Ledger,
     Effect.gen(function* () {
       const database = yield* Database
       const clock = yield* theClock
       const scope = yield* Effect.scope
+      const away = yield* Away
+      const recent = makeRecent()
 
-      const makeLease = (callRowId: string, claimId: string, attempt: number, askedAt: number): Lease => {
+      const makeLease = (held: LeaseOf, askedAt: number): Lease => {
         // Counted from before the question was asked, this always ends before the database's own lease.
         let until = askedAt + leaseMs
+        const { callRowId, claimId } = held
         return {
-          callRowId,
-          claimId,
-          attempt,
+          ...held,
           isValid: () => monotonicMs(clock) < until,
           renew: Effect.suspend(() => {
             const renewedAt = monotonicMs(clock)
@@ -185,7 +211,7 @@ export class Ledger extends Context.Service<
             ),
           )
           if (rows[0] === undefined) return false
-          const held = makeLease(rows[0].id, claimId, rows[0].attempts, 0)
+          const held = { callRowId: rows[0].id, claimId, attempt: rows[0].attempts }
           yield* database.run(settleStatement(held, new NotSent({ reason: "not connected" }), {}))
           return true
         }).pipe(
@@ -194,25 +220,125 @@ export class Ledger extends Context.Service<
           Effect.forkIn(scope),
         )
 
-      const claim = Effect.fnUntraced(function* (input: Claiming): Effect.fn.Return<Claimed, DatabaseError> {
-        const claimId = crypto.randomUUID()
-        const statement = claimStatement({ ...input, rowId: crypto.randomUUID(), claimId })
+      /**
+       * Asks the database, again where it was only restarted; once it is known to be away, what can be done without
+       * it. Every `ask` may be repeated: it names its claim.
+       */
+      const orAway = <A>(
+        ask: Effect.Effect<A, DatabaseError>,
+        whileAway: Effect.Effect<A>,
+      ): Effect.Effect<A, DatabaseError> => {
+        const gone = new DatabaseUnavailable({ cause: "it has gone away" })
+        const asking = (more: number): Effect.Effect<A, DatabaseError> =>
+          Effect.catchTag(ask, "DatabaseUnavailable", (error) =>
+            Effect.flatMap(database.isAway, (isAway) => {
+              if (isAway) return Effect.fail(gone)
+              return more === 0
+                ? Effect.fail(error)
+                : Effect.andThen(Effect.sleep(askAgainAfter), asking(more - 1))
+            }),
+          )
+        return Effect.suspend(() => {
+          if (!database.reached()) return ask
+          if (database.fault() !== undefined) return whileAway
+          return Effect.raceFirst(
+            asking(timesAskedAgain),
+            Effect.andThen(database.untilAway, Effect.fail(gone)),
+          ).pipe(
+            Effect.catchIf(
+              (error) => error === gone,
+              () => whileAway,
+            ),
+          )
+        })
+      }
+
+      const ofHeld = ({ attempt, claimId, names, rowId }: Held, key: string): Lease => ({
+        key,
+        names,
+        callRowId: rowId,
+        claimId,
+        attempt,
+        // Nobody else can take it, for nobody else can see it.
+        isValid: () => true,
+        renew: Effect.succeed(true),
+      })
+
+      const claimAway = Effect.fnUntraced(function* (input: ClaimInput) {
+        const { idempotentUrls: _, ...kept } = input
+        const ended = recent.find(input.call.key)
+        if (ended?._tag === "Accepted") return new AlreadyAccepted({ answer: ended.answer })
+        if (ended?._tag === "Rejected") return new AlreadyRejected({ answer: ended.answer })
+        if (ended?._tag === "Ambiguous") return new StillUncertain()
+        const held = yield* away.claim(kept)
+        if (input.taker === undefined) return new Waiting()
+        return new Fresh({
+          lease: ofHeld(held, input.call.key),
+          known: held.attempt > 1,
+          ghostsBeforeMs: undefined,
+        })
+      })
+
+      /** By what is known here of a call that the database does not know yet. */
+      const claimHeld = (held: Held, input: ClaimInput): Effect.Effect<Claimed> => {
+        const answer = held.answer ?? { status: 200, contentType: undefined, body: new Uint8Array() }
+        switch (held.state) {
+          case "accepted":
+            return Effect.succeed(new AlreadyAccepted({ answer }))
+          case "rejected":
+            return Effect.succeed(new AlreadyRejected({ answer }))
+          case "handing":
+            return Effect.succeed(new InFlightElsewhere())
+          case "uncertain": {
+            const { taker } = held
+            if (taker?.kind !== "fleet" || !input.idempotentUrls.includes(taker.url))
+              return Effect.succeed(new StillUncertain())
+            return Effect.succeed(new Resend({ lease: ofHeld(held, input.call.key), worker: taker }))
+          }
+          case "waiting":
+            return claimAway(input)
+        }
+      }
+
+      const claim = Effect.fnUntraced(function* (given: Claiming): Effect.fn.Return<Claimed, DatabaseError> {
+        const { announce = Effect.void, ...told } = given
+        const input = { ...told, rowId: crypto.randomUUID(), claimId: crypto.randomUUID() }
+        const names = namesOfClaim(input)
+        const held = away.find(names)
+        if (held !== undefined) return yield* claimHeld(held, input)
+        return yield* orAway(
+          // An answer that was lost may have been a yes: the lease counts from the first time it was asked for.
+          claimIn(input, names, monotonicMs(clock), announce),
+          Effect.andThen(announce, claimAway(input)),
+          // Nobody hands it over by this claim: if it stands in the row, it must not look like a hand-over that died.
+        ).pipe(
+          Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ key: input.call.key }, input.claimId)),
+        )
+      })
+
+      const claimIn = Effect.fnUntraced(function* (
+        input: ClaimInput,
+        names: ReadonlyArray<string>,
+        askedAt: number,
+        announce: Effect.Effect<void>,
+      ): Effect.fn.Return<Claimed, DatabaseError> {
+        const { claimId } = input
+        const { key } = input.call
+        const statement = claimStatement(input)
         // Where another delivery writes the row at the same moment, only a second look shows what it wrote.
         let met = false
         for (let look = 0; look < 2; look++) {
-          const askedAt = monotonicMs(clock)
-          const rows = yield* database.run(statement).pipe(
-            Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ key: input.call.key }, claimId)),
-            Effect.catchIf(isRoomTaken, () => Effect.succeed([])),
-          )
+          const rows = yield* database
+            .run(statement)
+            .pipe(Effect.catchIf(isRoomTaken, () => Effect.succeed([])))
           const row = rows[0]
           met = row?.stale === true
           if (row?.room_taken === true) break
           if (row === undefined || row.stale) continue
-          if (row.moved && (row.won || row.state === "waiting")) yield* input.announce ?? Effect.void
+          if (row.moved && (row.won || row.state === "waiting")) yield* announce
           if (row.moved) yield* tellChanges([row])
           if (!row.won) return toKnown(row)
-          const held = makeLease(row.id, claimId, row.attempts, askedAt)
+          const held = makeLease({ key, names, callRowId: row.id, claimId, attempt: row.attempts }, askedAt)
           if (row.resend) {
             const worker = { kind: "fleet", name: row.worker ?? "", url: row.worker_url ?? "" } as const
             return new Resend({ lease: held, worker })
@@ -229,19 +355,39 @@ export class Ledger extends Context.Service<
           : new NotACall({ why: "no dispatch rule, and the room already holds a call" })
       })
 
+      const askIn = Effect.fnUntraced(function* (
+        ask: Ask,
+        answer: string,
+      ): Effect.fn.Return<Asked, DatabaseError> {
+        const statement = askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), answer)
+        // Where a join writes the row at the same moment, only a second look shows what it wrote.
+        for (let look = 0; look < 2; look++) {
+          const row = (yield* database.run(statement))[0]
+          if (row === undefined) continue
+          if (row.moved) yield* tellChanges([row])
+          return toAsked(row)
+        }
+        return new TakenAlready()
+      })
+
       return Ledger.of({
         claim,
         moveOn: Effect.fnUntraced(function* (fresh, reason, taker) {
           const askedAt = monotonicMs(clock)
-          const { callRowId, claimId } = fresh.lease
+          const { lease } = fresh
+          const { callRowId, claimId } = lease
+          if (away.has(lease)) {
+            const held = yield* away.moveOn(lease, reason, taker)
+            return held && new Fresh({ ...fresh, lease: ofHeld(held, lease.key) })
+          }
           const rows = yield* database
             .run(moveStatement(fresh.lease, reason, taker))
             .pipe(Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ id: callRowId }, claimId)))
           return rows[0] === undefined
             ? undefined
-            : new Fresh({ ...fresh, lease: makeLease(callRowId, claimId, rows[0].attempt, askedAt) })
+            : new Fresh({ ...fresh, lease: makeLease({ ...lease, attempt: rows[0].attempt }, askedAt) })
         }),
-        rescue: Effect.fnUntraced(function* (seen, ghostsBeforeMs, taker) {
+        rescue: Effect.fnUntraced(function* (call, seen, ghostsBeforeMs, taker) {
           const claimId = crypto.randomUUID()
           const askedAt = monotonicMs(clock)
           const rows = yield* database
@@ -250,25 +396,36 @@ export class Ledger extends Context.Service<
           const attempt = rows[0]?.attempts
           if (attempt === undefined) return undefined
           return new Fresh({
-            lease: makeLease(seen.id, claimId, attempt, askedAt),
+            lease: makeLease(
+              { key: call.key, names: namesOfClaim({ call }), callRowId: seen.id, claimId, attempt },
+              askedAt,
+            ),
             known: true,
             ghostsBeforeMs,
           })
         }),
-        settle: (held, outcome, tookMs = {}) =>
-          Effect.map(database.run(settleStatement(held, outcome, tookMs)), (rows) => rows[0]?.state),
-        ask: Effect.fnUntraced(function* (ask, answer) {
-          const statement = askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), answer)
-          // Where a join writes the row at the same moment, only a second look shows what it wrote.
-          for (let look = 0; look < 2; look++) {
-            const row = (yield* database.run(statement))[0]
-            if (row === undefined) continue
-            if (row.moved) yield* tellChanges([row])
-            return toAsked(row)
-          }
-          return new TakenAlready()
+        settle: Effect.fnUntraced(function* (lease, outcome, tookMs = {}) {
+          recent.remember(lease.key, outcome)
+          const kept = Effect.as(away.settle(lease, outcome, tookMs), undefined)
+          if (away.has(lease)) return yield* kept
+          const stored = Effect.map(
+            database.run(settleStatement(lease, outcome, tookMs)),
+            (rows) => rows[0]?.state,
+          )
+          return yield* orAway(stored, kept)
         }),
+        ask: Effect.fnUntraced(function* (ask, answer, { unknown }) {
+          const held = away.find([ask.key, ask.meeting])
+          if (held !== undefined) return askedOf(held)
+          const whileAway = Effect.map(away.ask(ask, answer), askedOf)
+          // Nothing stops a call: whoever asks is answered though the database was never reached.
+          if (unknown || !database.reached()) return yield* whileAway
+          return yield* orAway(askIn(ask, answer), whileAway)
+        }),
+        askNow: askIn,
       })
     }),
   )
+
+  static readonly layer = Layer.provide(Ledger.layerNoDeps, Away.layer)
 }

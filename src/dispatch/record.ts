@@ -18,6 +18,9 @@ import { isSip } from "./filter-participant.ts"
 import { isCallRoom } from "./filter-room.ts"
 import { route } from "./route.ts"
 
+/** The name of an event's record in the journal. */
+export const eventRecord = "event"
+
 export type RecordNeeds = Backlog | CallLog | Sessions | Settings | TrunkDirectory | Routing
 
 // How others spell LiveKit's names once the dots are gone.
@@ -111,13 +114,30 @@ export const record = (
 ): Effect.Effect<SessionMoved | undefined, DatabaseError, RecordNeeds> => {
   const write = writeFor(event, claims)
   if (write === undefined) return Effect.succeed(undefined)
-  return Effect.flatMap(Backlog, (backlog) => backlog.write(event.event, write))
+  const body = { event, claims }
+  return Effect.flatMap(Backlog, (backlog) =>
+    backlog.write({ kind: "story", what: eventRecord, names: [], body }, write),
+  )
 }
 
+/** Writes the facts of an event that was kept while the database was away. */
+export const writeEvent = (
+  event: WebhookEvent,
+  claims: boolean,
+): Effect.Effect<unknown, DatabaseError, RecordNeeds> => writeFor(event, claims) ?? Effect.void
+
 /** Writes the join of a delivery that shared another one's hand-over, and with it that one's claim. */
-export const recordShared = (call: Call): Effect.Effect<void, never, CallLog | Backlog> =>
-  Effect.gen(function* () {
-    const log = yield* CallLog
-    const backlog = yield* Backlog
-    yield* Effect.ignore(backlog.write("participant_joined", log.recordJoin(call)))
-  })
+export const recordShared = ({ leg }: Call): Effect.Effect<void, never, RecordNeeds> =>
+  Effect.ignore(record(leg.event, { claims: false }))
+
+/**
+ * Writes that the caller is gone, as LiveKit has said when it was asked: its own webhook, which knows when, waits
+ * behind this one, or is lost.
+ */
+export const recordGone = ({ leg }: Call): Effect.Effect<void, never, RecordNeeds> => {
+  const attributes = new Map(leg.participant.attributes)
+  attributes.delete("sip.callStatus")
+  const participant = { ...leg.participant, attributes }
+  const event = { ...leg.event, event: "participant_left", createdAtMs: Date.now(), participant }
+  return Effect.ignore(record(event, { claims: false }))
+}

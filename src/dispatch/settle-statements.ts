@@ -33,9 +33,12 @@ export const moveStatement = (held: Lease, reason: string, taker: Taker) =>
     RETURNING attempt
   `.compile(query)
 
+/** One attempt of a call, by its claim. */
+export type AttemptRef = Pick<Lease, "callRowId" | "claimId" | "attempt">
+
 // The state follows from what all attempts of the call have ended in, whatever the order in which that
 // becomes known: accepted, else whoever still runs decides, else rejected, else uncertain, else waiting.
-export const settleStatement = (held: Lease, outcome: Outcome, tookMs: Record<string, number>) => {
+export const settleStatement = (held: AttemptRef, outcome: Outcome, tookMs: Record<string, number>) => {
   const name = outcomeNames[outcome._tag]
   const answer = "answer" in outcome ? outcome.answer : undefined
   const reason = ("reason" in outcome ? outcome.reason : undefined) ?? null

@@ -1,7 +1,7 @@
 // What an orchestrator, a load balancer and Prometheus ask.
 
 import { Effect, type Layer, Option } from "effect"
-import { HttpRouter, HttpServerResponse } from "effect/http"
+import { HttpRouter, HttpServerError, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { Settings } from "../config.ts"
 import { Backlog } from "../database/backlog.ts"
@@ -23,7 +23,11 @@ const reasons = Effect.gen(function* () {
   if (draining.begun()) found.push("shutting down")
   const database = yield* Database
   const fault = database.fault()
-  if (fault !== undefined) found.push(fault)
+  if (fault !== undefined) {
+    const { claims, dropped, stories } = (yield* Backlog).size()
+    const kept = `${claims} claims and ${stories} events wait on disk`
+    found.push(database.reached() ? `${fault}: calls go through, ${kept}, ${dropped} were given up` : fault)
+  }
   const keys = yield* Keys
   if (keys.names.length === 0) found.push("No LiveKit API key is set")
   const { fallbackAgent, inboundTarget } = yield* Settings
@@ -56,16 +60,18 @@ const metrics = Effect.gen(function* () {
   return HttpServerResponse.text(body, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
 })
 
-/** `/healthz`, `/readyz`, `/metrics`, and an answer for every path that is none of ours. */
+const isNotFound = (error: unknown) =>
+  HttpServerError.isHttpServerError(error) && error.reason._tag === "RouteNotFound"
+
+/** `/healthz`, `/readyz`, `/metrics`, and an answer for every path that is none of ours, or no path at all. */
 export const healthRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | Needs> = HttpRouter.use(
   Effect.fnUntraced(function* (router) {
     const context = yield* Effect.context<Needs>()
     yield* router.add("GET", "/healthz", HttpServerResponse.jsonUnsafe({ status: "ok", version }))
     yield* router.add("GET", "/readyz", Effect.provideContext(readiness, context))
     yield* router.add("GET", "/metrics", Effect.provideContext(metrics, context))
-    // Not `*`, which would take HEAD away from the routes of GET.
-    for (const method of ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const) {
-      yield* router.add(method, "/*", problem(404, "There is nothing here"))
-    }
+    yield* router.addGlobalMiddleware(
+      Effect.catchIf(isNotFound, () => Effect.succeed(problem(404, "There is nothing here"))),
+    )
   }),
 )

@@ -17,6 +17,7 @@ import { makeEmbedded } from "../../src/database/embedded.ts"
 import { makePostgres } from "../../src/database/postgres.ts"
 import { query } from "../../src/database/schema.ts"
 import { ask } from "../../src/dispatch/ask.ts"
+import { catchUpLayer } from "../../src/dispatch/catch-up.ts"
 import { InFlight } from "../../src/dispatch/in-flight.ts"
 import { Ledger } from "../../src/dispatch/ledger.ts"
 import { dispatch, receive } from "../../src/dispatch/pipeline.ts"
@@ -253,17 +254,14 @@ const makeStage = async (kind: DatabaseKind) => {
       ),
     ).pipe(Layer.orDie)
     const runtime = ManagedRuntime.make(
-      Layer.mergeAll(
-        Layer.mergeAll(
-          Ledger.layer,
-          CallLog.layer,
-          Sessions.layer,
-          Keys.layer,
-          InFlight.layer,
-          Backlog.layer,
+      catchUpLayer.pipe(
+        Layer.provideMerge(
+          Layer.mergeAll(
+            Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer, Keys.layer, InFlight.layer),
+            Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer, WorkerClient.layer, livekit),
+          ),
         ),
-        Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer, WorkerClient.layer, livekit),
-      ).pipe(
+        Layer.provideMerge(Backlog.layer),
         Layer.provide(Cache.layer),
         Layer.provideMerge(watched),
         Layer.provideMerge(Layer.succeed(Settings, settings)),
@@ -349,7 +347,10 @@ const makeStage = async (kind: DatabaseKind) => {
     settled: async () => {
       for (const { runtime } of replicas) {
         const backlog = await runtime.runPromise(Backlog)
-        await eventually("every fact is written", () => backlog.size() === 0)
+        await eventually("every fact is written", () => {
+          const { claims, stories } = backlog.size()
+          return claims + stories === 0
+        })
         await runtime.runPromise(Effect.flatMap(InFlight, ({ idle }) => idle))
       }
     },

@@ -12,6 +12,7 @@ import { Backlog } from "../../src/database/backlog.ts"
 import { Cache } from "../../src/database/cache.ts"
 import { Database } from "../../src/database/database.ts"
 import { query } from "../../src/database/schema.ts"
+import { catchUpLayer } from "../../src/dispatch/catch-up.ts"
 import { InFlight } from "../../src/dispatch/in-flight.ts"
 import { Ledger } from "../../src/dispatch/ledger.ts"
 import { dispatch, receive } from "../../src/dispatch/pipeline.ts"
@@ -526,10 +527,14 @@ const makeStage = async (kind: DatabaseKind) => {
     ),
   ).pipe(Layer.provide(databaseLayer(kind)))
   const runtime = ManagedRuntime.make(
-    Layer.mergeAll(
-      Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer, Backlog.layer, Keys.layer, InFlight.layer),
-      Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer, WorkerClient.layer, LiveKit.layer),
-    ).pipe(
+    catchUpLayer.pipe(
+      Layer.provideMerge(
+        Layer.mergeAll(
+          Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer, Keys.layer, InFlight.layer),
+          Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer, WorkerClient.layer, LiveKit.layer),
+        ),
+      ),
+      Layer.provideMerge(Backlog.layer),
       Layer.provide(Cache.layer),
       Layer.provideMerge(watched),
       Layer.provideMerge(Layer.succeed(Settings, settings)),
@@ -563,7 +568,10 @@ const makeStage = async (kind: DatabaseKind) => {
     /** Until nothing is under way, and no write waits that a slow database has put off. */
     settled: async () => {
       const backlog = await runtime.runPromise(Backlog)
-      await eventually("every fact is written", () => backlog.size() === 0)
+      await eventually("every fact is written", () => {
+        const { claims, stories } = backlog.size()
+        return claims + stories === 0
+      })
       await runtime.runPromise(Effect.flatMap(InFlight, ({ idle }) => idle))
     },
     close: async () => {

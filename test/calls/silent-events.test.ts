@@ -52,7 +52,8 @@ const makeRuntime = () => {
     CXB_CORE_SECRET: coreSecret,
   })
   const base = Layer.provideMerge(databaseLayer("postgres"), Layer.succeed(Settings, settings))
-  const writers = Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer, Backlog.layer).pipe(
+  const writers = Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer).pipe(
+    Layer.provideMerge(Backlog.layer),
     Layer.provide(counting),
   )
   const caches = Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer).pipe(

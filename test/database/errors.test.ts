@@ -11,7 +11,7 @@ describe("an error of a driver", () => {
   })
 
   it.each([
-    ...["08006", "40001", "40P01", "53300", "57P01", "57014", "25006"],
+    ...["08006", "40001", "40P01", "53300", "57P01", "57014", "25006", "55000"],
     ...["EPIPE", "EBADF", "ECONNRESET", "ECONNREFUSED", "ETIMEDOUT", undefined],
   ])("%s means that the database was not reached", (code) => {
     expect(sorted(code)).toBe("DatabaseUnavailable")

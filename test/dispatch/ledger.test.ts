@@ -5,6 +5,8 @@ import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import type { Call } from "../../src/calls/call.ts"
 import { CallLog } from "../../src/calls/call-log.ts"
+import { Settings } from "../../src/config.ts"
+import { Backlog } from "../../src/database/backlog.ts"
 import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { query } from "../../src/database/schema.ts"
@@ -13,6 +15,7 @@ import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
 import { databaseLayer } from "../support/engines.ts"
+import { settingsOf } from "../support/settings.ts"
 import { eventually } from "../support/waiting.ts"
 
 let answersToLose = 0 // Infinity: every one, until it is set back
@@ -32,12 +35,14 @@ const losing = Layer.effect(
   ),
 )
 
+const backlog = Layer.provide(Layer.fresh(Backlog.layer), Layer.succeed(Settings, settingsOf()))
+
 describe.each(databaseKinds)("on %s", (kind) => {
   const database = databaseLayer(kind)
   const runtime = ManagedRuntime.make(
     Layer.mergeAll(
       database,
-      Layer.provide(Ledger.layer, Layer.provide(losing, database)),
+      Layer.provide(Ledger.layer, Layer.provideMerge(backlog, Layer.provide(losing, database))),
       Layer.provide(CallLog.layer, database),
     ),
   )
@@ -65,8 +70,16 @@ describe.each(databaseKinds)("on %s", (kind) => {
       return rows[0]?.state === "waiting"
     })
 
-  it("a claim whose answer was lost is given back, and the next delivery hands the call over", async () => {
-    answersToLose = 1
+  it("a claim whose answer was lost is asked for again, and stands", async () => {
+    answersToLose = 2
+    expect(await runtime.runPromise(claim("SCL_again"))).toMatchObject({
+      _tag: "Fresh",
+      lease: { attempt: 1 },
+    })
+  })
+
+  it("a claim whose answers are all lost is given back, and the next delivery hands the call over", async () => {
+    answersToLose = 4
     const lost = await runtime.runPromise(Effect.flip(claim("SCL_lost")))
     expect(lost._tag).toBe("DatabaseUnavailable")
     await waiting("SCL_lost")
@@ -81,7 +94,7 @@ describe.each(databaseKinds)("on %s", (kind) => {
       yield* run(
         sql`UPDATE calls SET lease_until = clock_timestamp() WHERE call_key = 'SCL_lapsed'`.compile(query),
       )
-      return yield* Effect.provide(claim("SCL_lapsed"), Layer.fresh(Ledger.layer))
+      return yield* Effect.provide(claim("SCL_lapsed"), Layer.provide(Layer.fresh(Ledger.layer), backlog))
     })
     expect((await runtime.runPromise(inOther))._tag).toBe("StillUncertain")
     answersToLose = 0

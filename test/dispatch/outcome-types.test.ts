@@ -25,6 +25,8 @@ import type { WorkerAnswer } from "../../src/fleet/worker-client.ts"
 import { settingsOf } from "../support/settings.ts"
 
 const lease: Lease = {
+  key: "SCL_1",
+  names: ["SCL_1"],
   callRowId: "00000000-0000-4000-8000-000000000001",
   claimId: "00000000-0000-4000-8000-000000000002",
   attempt: 1,
@@ -123,6 +125,7 @@ describe("a hand-over that was not sent", () => {
             claim: unused,
             settle: unused,
             ask: unused,
+            askNow: unused,
             rescue: unused,
             moveOn: (held, reason, taker) =>
               Effect.sync(() => {

@@ -58,7 +58,8 @@ beforeAll(async () => {
   const caches = Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer).pipe(
     Layer.provide(Cache.layer),
   )
-  const writers = Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer, Backlog.layer).pipe(
+  const writers = Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer).pipe(
+    Layer.provideMerge(Backlog.layer),
     Layer.provide(counting),
   )
   const runtime = ManagedRuntime.make(

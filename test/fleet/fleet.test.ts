@@ -59,6 +59,8 @@ const makeFleet = Effect.fnUntraced(function* (
     migrated: Effect.void,
     reached: () => true,
     fault: () => undefined,
+    isAway: Effect.succeed(false),
+    untilAway: Effect.never,
     listen: () => Effect.void,
   })
   const cache = Cache.of({

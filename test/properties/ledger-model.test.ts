@@ -5,6 +5,8 @@ import fc from "fast-check"
 import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { CallLog } from "../../src/calls/call-log.ts"
+import { Settings } from "../../src/config.ts"
+import { Backlog } from "../../src/database/backlog.ts"
 import { Database } from "../../src/database/database.ts"
 import { type CallState, query } from "../../src/database/schema.ts"
 import type { Lease } from "../../src/dispatch/lease.ts"
@@ -15,6 +17,7 @@ import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
 import { databaseLayer } from "../support/engines.ts"
 import { cases } from "../support/properties.ts"
+import { settingsOf } from "../support/settings.ts"
 
 type WorkerName = "a" | "b"
 type OutcomeName = "accepted" | "rejected" | "not-sent" | "ambiguous"
@@ -178,22 +181,27 @@ const toOutcome = (name: OutcomeName, attempt: Attempt): Outcome => {
   }
 }
 
+const backlog = Layer.provide(Layer.fresh(Backlog.layer), Layer.succeed(Settings, settingsOf()))
+
 describe.each(databaseKinds)("the ledger on %s", (kind) => {
   const database = databaseLayer(kind)
   // Two ledgers on one database: two replicas.
   const runtime = ManagedRuntime.make(
     Layer.mergeAll(
       database,
-      Layer.provide(Layer.fresh(Ledger.layer), database),
+      Layer.provide(Layer.fresh(Ledger.layer), Layer.provideMerge(backlog, database)),
       Layer.provide(CallLog.layer, database),
     ),
   )
   const other = ManagedRuntime.make(
     Layer.provide(
       Layer.fresh(Ledger.layer),
-      Layer.effect(
-        Database,
-        Effect.promise(() => runtime.runPromise(Database)),
+      Layer.provideMerge(
+        backlog,
+        Layer.effect(
+          Database,
+          Effect.promise(() => runtime.runPromise(Database)),
+        ),
       ),
     ),
   )

@@ -6,7 +6,9 @@ export interface Forwarder {
   readonly port: number
   /** Breaks every connection and refuses new ones. */
   readonly cut: () => Promise<void>
-  /** Listens again on the same port. */
+  /** Takes everything and passes nothing on, connections new and old: a machine that hangs. */
+  readonly hang: () => void
+  /** Listens again on the same port, after `cut` or `hang`. */
   readonly restore: () => Promise<void>
 }
 
@@ -16,9 +18,15 @@ export const startForwarder = async (
   open = true,
 ): Promise<Forwarder> => {
   const sockets = new Set<Socket>()
+  let hangs = false
   const listen = (port: number) =>
     new Promise<Server>((resolve, reject) => {
       const server = createServer((near) => {
+        if (hangs) {
+          sockets.add(near)
+          near.on("error", () => {})
+          return
+        }
         const far = connect(target.port, target.host)
         for (const [socket, peer] of [
           [near, far],
@@ -47,7 +55,13 @@ export const startForwarder = async (
   return {
     port,
     cut,
+    hang: () => {
+      hangs = true
+      for (const socket of sockets) socket.unpipe().pause()
+    },
     restore: async () => {
+      if (hangs) await cut()
+      hangs = false
       server = await listen(port)
     },
   }

@@ -3,6 +3,7 @@
 import type { ChildProcess } from "node:child_process"
 import { type Answered, post, signBody } from "../../src/commands/signing.ts"
 import { ownRuntime, type Running, type Runtime, signal, start } from "./processes.ts"
+import { scratchDirectory } from "./scratch.ts"
 
 export const apiKey = "devkey"
 export const apiSecret = "devsecretdevsecretdevsecretdevsecret"
@@ -41,6 +42,7 @@ export const launch = (runtime: Runtime, env: Record<string, string>): Running =
       LIVEKIT_API_KEY: apiKey,
       LIVEKIT_API_SECRET: apiSecret,
       CXB_CORE_SECRET: coreSecret,
+      DATA_DIR: scratchDirectory(),
       ...env,
     },
   })

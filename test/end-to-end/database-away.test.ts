@@ -1,0 +1,201 @@
+// The database goes away in every way it can, and the calls go through.
+
+import { mkdtemp, rm } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { beforeEach, describe, expect, it } from "vitest"
+import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
+import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
+import { type JoinEvent, joinEvent } from "../support/events.ts"
+import { type Forwarder, startForwarder } from "../support/forwarder.ts"
+import { runtimes } from "../support/processes.ts"
+import { type Service, startService } from "../support/service.ts"
+import { eventually } from "../support/waiting.ts"
+import { seenByCall, startWorker } from "../support/workers.ts"
+
+describe.each(runtimes)("with the database away, on %s", (runtime) => {
+  let database: PostgresDatabase
+  let line: Forwarder
+  let worker: SampleWorker
+  let dataDir: string
+  let service: Service
+
+  const start = async () => {
+    const url = new URL(database.url)
+    url.port = String(line.port)
+    return startService({ DATABASE_URL: url.href, DATA_DIR: dataDir, CORE_FLEET: worker.url }, runtime)
+  }
+  const ready = (replica: Service) =>
+    eventually("ready", async () => (await replica.get("/readyz")).status === 200)
+
+  beforeEach(async () => {
+    database = await makePostgresDatabase()
+    const real = new URL(database.url)
+    line = await startForwarder({ host: real.hostname, port: Number(real.port) })
+    worker = await startWorker()
+    worker.behaviour.health = { status: 200, body: { status: "ok", active_calls: 0, max_calls: 10_000 } }
+    dataDir = await mkdtemp(join(tmpdir(), "switchhook-away-"))
+    service = await start()
+    await ready(service)
+    return async () => {
+      await service.stop("SIGKILL")
+      await line.cut().catch(() => {})
+      await worker.stop()
+      await database.drop()
+      await rm(dataDir, { recursive: true, force: true })
+    }
+  })
+
+  const idOf = ({ participant }: JoinEvent) => participant.attributes["sip.callID"] ?? ""
+  const ring = async (event: unknown) => {
+    const answered = await service.ring(event)
+    return { ...answered, json: JSON.parse(answered.body) as Record<string, unknown> }
+  }
+  const agentJoined = ({ room }: JoinEvent, at: number) => ({
+    event: "participant_joined",
+    id: `EV_${crypto.randomUUID()}`,
+    createdAt: String(Math.floor(at / 1000)),
+    room,
+    participant: {
+      sid: `PA_${crypto.randomUUID()}`,
+      identity: "agent",
+      kind: "AGENT",
+      joinedAt: String(Math.floor(at / 1000)),
+      joinedAtMs: String(at),
+    },
+  })
+  const rowOf = async (join: JoinEvent) =>
+    (
+      await database.query<{ state: string; status: string; attempts: number; worker: string }>(
+        "SELECT state, status, attempts, worker FROM calls WHERE sip_call_id = $1",
+        [idOf(join)],
+      )
+    )[0]
+  const seen = (join: JoinEvent) => seenByCall(worker).get(idOf(join)) ?? 0
+  const written = (join: JoinEvent, state: string) =>
+    eventually(`the row says ${state}`, async () => (await rowOf(join))?.state === state)
+
+  const admin = (sql: string) => database.query(sql)
+  const name = () => new URL(database.url).pathname.slice(1)
+  const disconnectAll = () =>
+    admin(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'switchhook%'",
+    )
+
+  const faults: ReadonlyArray<
+    readonly [string, { readonly begin: () => Promise<unknown>; readonly end: () => Promise<unknown> }]
+  > = [
+    ["is gone", { begin: () => line.cut(), end: () => line.restore() }],
+    ["hangs, and closes nothing", { begin: async () => line.hang(), end: () => line.restore() }],
+    [
+      "takes no writes",
+      {
+        begin: async () => {
+          await admin(`ALTER DATABASE ${name()} SET default_transaction_read_only = on`)
+          await disconnectAll()
+        },
+        end: async () => {
+          await admin(
+            `BEGIN; SET TRANSACTION READ WRITE; ALTER DATABASE ${name()} SET default_transaction_read_only = off; COMMIT`,
+          )
+          await disconnectAll()
+        },
+      },
+    ],
+  ]
+
+  it.each(faults)(
+    "that %s, calls go through, once each, and everything is written afterwards",
+    async (_, fault) => {
+      const earlier = joinEvent()
+      expect((await ring(earlier)).status).toBe(200)
+      await fault.begin()
+
+      const [call, refused] = [joinEvent(), joinEvent()]
+      const begunAt = performance.now()
+      expect(await ring(call)).toMatchObject({ status: 200, json: { ok: true } })
+      // A second for noticing, and a margin for a busy machine.
+      expect(performance.now() - begunAt).toBeLessThan(3_000)
+      worker.behaviour.dispatch = respond(429, { error: "full" })
+      expect((await ring(refused)).status).toBe(429)
+      worker.behaviour.dispatch = respond(200, { ok: true })
+
+      // What LiveKit sends again is answered from here, also about a call from before.
+      for (const known of [earlier, call])
+        expect(await ring(known)).toMatchObject({ status: 200, replayed: true, json: { ok: true } })
+      expect(await ring(refused)).toMatchObject({
+        status: 200,
+        replayed: true,
+        json: { outcome: "rejected" },
+      })
+      expect((await ring(agentJoined(call, Date.now() + 1_000))).status).toBe(200)
+      expect([earlier, call, refused].map(seen)).toEqual([1, 1, 1])
+      const readiness = await service.get("/readyz")
+      expect([readiness.status, readiness.text]).toEqual([
+        503,
+        expect.stringMatching(/calls go through, [1-9]\d* claims and [1-9]\d* events wait on disk/),
+      ])
+
+      await fault.end()
+      await ready(service)
+      await written(call, "accepted")
+      await written(refused, "rejected")
+      await eventually("it is answered", async () => (await rowOf(call))?.status === "active")
+      for (const join of [earlier, call, refused]) expect(await rowOf(join)).toMatchObject({ attempts: 1 })
+      expect((await ring(call)).replayed).toBe(true)
+      expect([earlier, call, refused].map(seen)).toEqual([1, 1, 1])
+      const { text } = await service.get("/metrics")
+      expect(text).toMatch(/^switchhook_backlog\{kind="claim"\} 0$/m)
+    },
+  )
+
+  it("a process that is killed leaves its claims to the next one, which gives no call out again", async () => {
+    await line.cut()
+    const [done, open] = [joinEvent(), joinEvent()]
+    expect((await ring(done)).status).toBe(200)
+    const begun = Promise.withResolvers<void>()
+    worker.behaviour.dispatch = () => begun.resolve()
+    const lost = ring(open).catch(() => undefined)
+    await begun.promise
+    await service.stop("SIGKILL")
+    await lost
+    worker.behaviour.dispatch = respond(200, { ok: true })
+
+    service = await start()
+    // Not before it has reached the database for the first time.
+    expect((await ring(done)).status).toBe(503)
+    await line.restore()
+    await eventually("it knows what was done", async () => (await ring(done)).status === 200)
+    expect(await ring(done)).toMatchObject({ status: 200, replayed: true })
+    // First it looks like a hand-over that is under way elsewhere.
+    const second = await eventually("nobody knows what became of it", async () => {
+      const answered = await ring(open)
+      return answered.status === 200 ? answered : undefined
+    })
+    expect(second.json).toMatchObject({ outcome: "ambiguous" })
+    await written(done, "accepted")
+    await written(open, "uncertain")
+    expect([done, open].map(seen)).toEqual([1, 1])
+  })
+
+  it("that is restarted under load, no call is refused or given out twice, and no row is missing", async () => {
+    const joins = Array.from({ length: 120 }, () => joinEvent())
+    const answers: Array<Promise<number>> = []
+    for (const [index, join] of joins.entries()) {
+      answers.push(ring(join).then(({ status }) => status))
+      if (index % 40 === 20) {
+        await line.cut()
+        await line.restore()
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
+    expect(new Set(await Promise.all(answers))).toEqual(new Set([200]))
+    await eventually("all rows are there", async () => {
+      const [row] = await database.query<{ count: number }>(
+        "SELECT count(*)::integer AS count FROM calls WHERE state = 'accepted'",
+      )
+      return row?.count === joins.length
+    })
+    expect(joins.map(seen)).toEqual(joins.map(() => 1))
+  })
+})
