@@ -29,8 +29,10 @@ const keysOf = (env: Record<string, string>) =>
 
 describe("the settings", () => {
   it("have defaults for development", () => {
-    const settings = settingsOf()
+    const settings = settingsOf({ DATA_DIR: "" })
     expect(settings).toMatchObject({
+      answerWithinMs: 20_000,
+      rescue: "failed",
       port: 3000,
       host: "0.0.0.0",
       production: false,
@@ -54,8 +56,12 @@ describe("the settings", () => {
       CORE_FLEET: "http://a,http://b",
       LIVEKIT_OUTBOUND_TRUNK_ID: " ST_out1 , ST_out2,",
       REQUIRE_DISPATCH_RULE: "true",
+      ANSWER_WITHIN: "7.5s",
+      RESCUE: "all",
     })
     expect(settings).toMatchObject({
+      answerWithinMs: 7_500,
+      rescue: "all",
       port: 8080,
       host: "127.0.0.1",
       production: true,
@@ -126,6 +132,9 @@ describe("a bad value", () => {
     ["DATABASE_URL", "host:5432"],
     ["EMBEDDED_DATABASE", "maybe"],
     ["EMBEDDED_DATABASE", "constructor"],
+    ["ANSWER_WITHIN", "4.9 s"],
+    ["ANSWER_WITHIN", "1 minute"],
+    ["RESCUE", "everything"],
     ["REQUIRE_DISPATCH_RULE", "on!"],
     ["REQUIRE_DISPATCH_RULE", "constructor"],
     ["REQUIRE_DISPATCH_RULE", "__proto__"],

@@ -29,6 +29,7 @@ const tryAgainAfter = "500 millis"
 const adoptEvery = "10 seconds"
 const flushFor = "3 seconds"
 const atOnce = 100
+const sideBySide = 5
 
 // Where the disk does not take them either: a few minutes of a busy system, and the oldest story goes first.
 const mostInMemory = 10_000
@@ -154,10 +155,26 @@ export class Backlog extends Context.Service<
         let goesOn = true
         while (goesOn) {
           const some = read()
-          for (const kept of some) {
-            if (goesOn) goesOn = yield* writeKept(writers, kept)
-            if (goesOn) count++
-          }
+          const write = (kept: Kept) =>
+            Effect.suspend(() => (goesOn ? writeKept(writers, kept) : Effect.succeed(false))).pipe(
+              Effect.tap((done) =>
+                Effect.sync(() => {
+                  goesOn = goesOn && done
+                  if (done) count++
+                }),
+              ),
+            )
+          yield* Effect.forEach(
+            some.filter(({ kind }) => kind === "claim"),
+            write,
+            { discard: true },
+          )
+          // What happened merges to the same, whatever the order.
+          yield* Effect.forEach(
+            some.filter(({ kind }) => kind === "story"),
+            write,
+            { concurrency: sideBySide, discard: true },
+          )
           goesOn = goesOn && some.length > 0
         }
         if (count > 0) yield* Effect.logInfo("What waited for the database is written", { written: count })

@@ -55,6 +55,8 @@ export interface KeptAsk {
 /** The records of this module, by their names in the journal. */
 export const keptNames = { claim: "claim", outcome: "outcome", ask: "sip-inbound" } as const
 
+const sweepEvery = "10 seconds"
+
 const stateAfter = { Accepted: "accepted", Rejected: "rejected", Ambiguous: "uncertain" } as const
 
 const plainTaker = (taker: Taker | undefined): Taker | undefined => {
@@ -91,13 +93,17 @@ export class Away extends Context.Service<
         for (const name of one.names) if (name !== "") held.set(name, one)
         return one
       }
+      // It is written: from here on the database decides.
+      const forget = (one: Held) => {
+        for (const name of one.names) if (held.get(name) === one) held.delete(name)
+      }
+      const isWritten = (one: Held) => one.state !== "handing" && !backlog.holds(one.names)
       const find = (names: ReadonlyArray<string>): Held | undefined => {
         for (const name of names) {
           const one = name === "" ? undefined : held.get(name)
           if (one === undefined) continue
-          if (one.state === "handing" || backlog.holds(one.names)) return one
-          // It is written: from here on the database decides.
-          for (const own of one.names) if (held.get(own) === one) held.delete(own)
+          if (!isWritten(one)) return one
+          forget(one)
         }
         return undefined
       }
@@ -156,6 +162,11 @@ export class Away extends Context.Service<
         if ("answer" in outcome && !accepted) one.answer = outcome.answer
         put(one)
       }
+
+      const sweep = Effect.sync(() => {
+        for (const one of new Set(held.values())) if (isWritten(one)) forget(one)
+      })
+      yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(sweepEvery), sweep)))
 
       // What an earlier process has left: whatever it had begun and not ended, nobody knows the end of.
       for (const { body, names, what } of yield* backlog.claims) {

@@ -114,6 +114,8 @@ export interface Claiming extends Omit<ClaimInput, "rowId" | "claimId"> {
 
 const askAgainAfter = "100 millis"
 const timesAskedAgain = 3
+// A caller hears ringing meanwhile, and LiveKit waits for an answer.
+const longestAsked = "5 seconds"
 
 /** What is known of a lease but its time. */
 type LeaseOf = Omit<Lease, "isValid" | "renew">
@@ -242,7 +244,11 @@ export class Ledger extends Context.Service<
           if (!database.reached()) return ask
           if (database.fault() !== undefined) return whileAway
           return Effect.raceFirst(
-            asking(timesAskedAgain),
+            Effect.timeoutOrElse(asking(timesAskedAgain), {
+              duration: longestAsked,
+              orElse: () =>
+                Effect.fail(new DatabaseUnavailable({ cause: "it is there, and does not answer" })),
+            }),
             Effect.andThen(database.untilAway, Effect.fail(gone)),
           ).pipe(
             Effect.catchIf(
@@ -412,7 +418,8 @@ export class Ledger extends Context.Service<
             database.run(settleStatement(lease, outcome, tookMs)),
             (rows) => rows[0]?.state,
           )
-          return yield* orAway(stored, kept)
+          // Whatever the database says, how it ended must not be lost.
+          return yield* Effect.catchTag(orAway(stored, kept), "DatabaseUnavailable", () => kept)
         }),
         ask: Effect.fnUntraced(function* (ask, answer, { unknown }) {
           const held = away.find([ask.key, ask.meeting])

@@ -125,7 +125,8 @@ describe.each(variants)("recordings on %s and %s, every line %s", (runtime, kind
     expect([ended("missed", "caller"), ended("missed", "us")]).toEqual([1, 6])
     expect(value('switchhook_answer_seconds_count{target="fleet"}')).toBe(3)
     expect(value('switchhook_answer_seconds_sum{target="fleet"}')).toBeCloseTo(2.527 + 2.497 + 0.423, 3)
-    expect(value("switchhook_backlog")).toBe(0)
+    expect(value(`switchhook_backlog{kind="claim"}`)).toBe(0)
+    expect(value(`switchhook_backlog{kind="story"}`)).toBe(0)
     expect(text).not.toMatch(/^switchhook_(extra_answerers|leads_created)_total [1-9]/m)
     const labels = `{worker="${worker.url.slice("http://".length)}"}`
     expect(value(`switchhook_worker_up${labels}`)).toBe(1)
