@@ -11,6 +11,6 @@ export default defineConfig({
     hookTimeout: 60_000,
     pool: "forks",
     // Most tests wait for a service more than they work.
-    maxWorkers: Math.max(2, availableParallelism()),
+    maxWorkers: Math.max(3, availableParallelism()),
   },
 })
