@@ -3,7 +3,7 @@
 // Two replicas do not see each other meanwhile. A call whose events reach one of them is still handed over once.
 
 import { Context, Effect, Layer } from "effect"
-import { callNames, meetingOf } from "../calls/call.ts"
+import { type Call, callNames, meetingOf } from "../calls/call.ts"
 import { Backlog, type Unwritten } from "../database/backlog.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import type { Ask } from "./ask-statement.ts"
@@ -12,12 +12,25 @@ import type { Lease } from "./lease.ts"
 import { NotSent, type Outcome } from "./outcome.ts"
 import type { Taker } from "./taker.ts"
 
-/** The names that a claim goes by; any of them is the call. */
-export const namesOfClaim = ({ call }: Pick<ClaimInput, "call">): ReadonlyArray<string> => [
-  call.key,
-  ...callNames(call.leg),
-  meetingOf(call.leg.event.room.name, call.decision.callerE164 ?? call.callerNumber),
-]
+// Room and caller are a call's name only between somebody who asks for an agent and a join: the same caller may
+// call the same room again.
+const asked = (meeting: string) => (meeting === "" ? "" : `asked ${meeting}`)
+const joined = (meeting: string) => (meeting === "" ? "" : `joined ${meeting}`)
+
+const idsOf = (call: Call) => [call.key, ...callNames(call.leg)]
+const meetingIn = ({ callerNumber, decision, leg }: Call) =>
+  meetingOf(leg.event.room.name, decision.callerE164 ?? callerNumber)
+
+/** The names that a call goes by once it has joined. */
+export const namesOfCall = (call: Call): ReadonlyArray<string> => [...idsOf(call), joined(meetingIn(call))]
+
+/** The names by which what is known of a call is found: for its join, and for whoever asks about it. */
+export const lookUp = {
+  join: (call: Call): ReadonlyArray<string> => [...idsOf(call), asked(meetingIn(call))],
+  ask: ({ key, meeting }: Ask): ReadonlyArray<string> => [key, joined(meeting), asked(meeting)],
+}
+
+const namesOfAsk = ({ key, meeting }: Ask): ReadonlyArray<string> => [key, asked(meeting)]
 
 /** A call that was claimed or settled while the database was away, as far as this process knows. */
 export interface Held {
@@ -109,8 +122,8 @@ export class Away extends Context.Service<
       }
 
       const claimed = (input: KeptClaim, state: Held["state"]): Held => {
-        const names = namesOfClaim(input)
-        const known = find(names)
+        const names = namesOfCall(input.call)
+        const known = find(idsOf(input.call))
         const one: Held = known ?? {
           names,
           rowId: input.rowId,
@@ -131,9 +144,9 @@ export class Away extends Context.Service<
         })
         return put(one)
       }
-      const asked = ({ answer, ask }: KeptAsk): Held =>
+      const answered = ({ answer, ask }: KeptAsk): Held =>
         put({
-          names: [ask.key, ask.meeting],
+          names: namesOfAsk(ask),
           rowId: "",
           state: "accepted",
           claimId: "",
@@ -170,9 +183,12 @@ export class Away extends Context.Service<
 
       // What an earlier process has left: whatever it had begun and not ended, nobody knows the end of.
       for (const { body, names, what } of yield* backlog.claims) {
-        if (what === keptNames.claim) claimed(body as KeptClaim, "uncertain")
+        if (what === keptNames.claim) {
+          const kept = body as KeptClaim
+          claimed(kept, kept.taker === undefined ? "waiting" : "uncertain")
+        }
         if (what === keptNames.outcome) settled(names, body as KeptOutcome)
-        if (what === keptNames.ask) asked(body as KeptAsk)
+        if (what === keptNames.ask) answered(body as KeptAsk)
       }
 
       const keep = (what: string, names: ReadonlyArray<string>, body: unknown) =>
@@ -207,8 +223,8 @@ export class Away extends Context.Service<
         has: ({ claimId, names }) => find(names)?.claimId === claimId,
         settle,
         ask: Effect.fnUntraced(function* (ask, answer) {
-          yield* keep(keptNames.ask, [ask.key, ask.meeting], { ask, answer } satisfies KeptAsk)
-          return asked({ ask, answer })
+          yield* keep(keptNames.ask, namesOfAsk(ask), { ask, answer } satisfies KeptAsk)
+          return answered({ ask, answer })
         }),
       })
     }),

@@ -2,8 +2,8 @@
 
 import { Context, Data, Effect, Layer, Schedule } from "effect"
 import { sql } from "kysely"
-import type { Call } from "../calls/call.ts"
-import { isRoomTaken } from "../calls/call-row.ts"
+import { type Call, roomKey } from "../calls/call.ts"
+import { isRoomTaken, ruleOf } from "../calls/call-row.ts"
 import { tellChanges } from "../calls/changes.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Database } from "../database/database.ts"
@@ -11,7 +11,7 @@ import { type DatabaseError, DatabaseUnavailable } from "../database/errors.ts"
 import { type CallState, query } from "../database/schema.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import { type Ask, type AskedRow, askStatement } from "./ask-statement.ts"
-import { Away, type Held, namesOfClaim } from "./away.ts"
+import { Away, type Held, lookUp, namesOfCall } from "./away.ts"
 import { type ClaimInput, type ClaimRow, claimStatement } from "./claim-statement.ts"
 import { type Lease, leaseMs } from "./lease.ts"
 import { NotSent, type Outcome } from "./outcome.ts"
@@ -112,6 +112,8 @@ export interface Claiming extends Omit<ClaimInput, "rowId" | "claimId"> {
   readonly announce?: Effect.Effect<void>
 }
 
+const roomTaken = new NotACall({ why: "no dispatch rule, and the room already holds a call" })
+
 const askAgainAfter = "100 millis"
 const timesAskedAgain = 3
 // A caller hears ringing meanwhile, and LiveKit waits for an answer.
@@ -121,9 +123,9 @@ const longestAsked = "5 seconds"
 type LeaseOf = Omit<Lease, "isValid" | "renew">
 
 /** What somebody is told who asks about a call that the database does not know yet. */
-const askedOf = ({ metadata, state, taker }: Held): Asked =>
+const askedOf = ({ metadata, state, taker }: Held, now: boolean): Asked =>
   taker?.kind === "agent" && state !== "waiting" && state !== "rejected"
-    ? new GivenTo({ agent: taker.name, metadata: metadata ?? null, now: true })
+    ? new GivenTo({ agent: taker.name, metadata: metadata ?? null, now })
     : new TakenAlready()
 
 export class Ledger extends Context.Service<
@@ -276,6 +278,8 @@ export class Ledger extends Context.Service<
         if (ended?._tag === "Accepted") return new AlreadyAccepted({ answer: ended.answer })
         if (ended?._tag === "Rejected") return new AlreadyRejected({ answer: ended.answer })
         if (ended?._tag === "Ambiguous") return new StillUncertain()
+        const inRoom = recent.callIn(roomKey(input.call.leg.event))
+        if (ruleOf(input.call) === "" && inRoom !== undefined && inRoom !== input.call.key) return roomTaken
         const held = yield* away.claim(kept)
         if (input.taker === undefined) return new Waiting()
         return new Fresh({
@@ -309,27 +313,31 @@ export class Ledger extends Context.Service<
       const claim = Effect.fnUntraced(function* (given: Claiming): Effect.fn.Return<Claimed, DatabaseError> {
         const { announce = Effect.void, ...told } = given
         const input = { ...told, rowId: crypto.randomUUID(), claimId: crypto.randomUUID() }
-        const names = namesOfClaim(input)
-        const held = away.find(names)
+        const held = away.find(lookUp.join(input.call))
         if (held !== undefined) return yield* claimHeld(held, input)
         return yield* orAway(
           // An answer that was lost may have been a yes: the lease counts from the first time it was asked for.
-          claimIn(input, names, monotonicMs(clock), announce),
+          claimIn(input, monotonicMs(clock), announce),
           Effect.andThen(announce, claimAway(input)),
           // Nobody hands it over by this claim: if it stands in the row, it must not look like a hand-over that died.
         ).pipe(
           Effect.tapErrorTag("DatabaseUnavailable", () => abandon({ key: input.call.key }, input.claimId)),
+          Effect.tap((claimed) =>
+            Effect.sync(() => {
+              if (claimed._tag === "Fresh") recent.enter(roomKey(input.call.leg.event), input.call.key)
+            }),
+          ),
         )
       })
 
       const claimIn = Effect.fnUntraced(function* (
         input: ClaimInput,
-        names: ReadonlyArray<string>,
         askedAt: number,
         announce: Effect.Effect<void>,
       ): Effect.fn.Return<Claimed, DatabaseError> {
         const { claimId } = input
         const { key } = input.call
+        const names = namesOfCall(input.call)
         const statement = claimStatement(input)
         // Where another delivery writes the row at the same moment, only a second look shows what it wrote.
         let met = false
@@ -356,9 +364,7 @@ export class Ledger extends Context.Service<
             ghostsBeforeMs: ghosts === null ? undefined : Number(ghosts),
           })
         }
-        return met
-          ? new InFlightElsewhere()
-          : new NotACall({ why: "no dispatch rule, and the room already holds a call" })
+        return met ? new InFlightElsewhere() : roomTaken
       })
 
       const askIn = Effect.fnUntraced(function* (
@@ -403,7 +409,7 @@ export class Ledger extends Context.Service<
           if (attempt === undefined) return undefined
           return new Fresh({
             lease: makeLease(
-              { key: call.key, names: namesOfClaim({ call }), callRowId: seen.id, claimId, attempt },
+              { key: call.key, names: namesOfCall(call), callRowId: seen.id, claimId, attempt },
               askedAt,
             ),
             known: true,
@@ -422,9 +428,9 @@ export class Ledger extends Context.Service<
           return yield* Effect.catchTag(orAway(stored, kept), "DatabaseUnavailable", () => kept)
         }),
         ask: Effect.fnUntraced(function* (ask, answer, { unknown }) {
-          const held = away.find([ask.key, ask.meeting])
-          if (held !== undefined) return askedOf(held)
-          const whileAway = Effect.map(away.ask(ask, answer), askedOf)
+          const held = away.find(lookUp.ask(ask))
+          if (held !== undefined) return askedOf(held, false)
+          const whileAway = Effect.map(away.ask(ask, answer), (one) => askedOf(one, true))
           // Nothing stops a call: whoever asks is answered though the database was never reached.
           if (unknown || !database.reached()) return yield* whileAway
           return yield* orAway(askIn(ask, answer), whileAway)

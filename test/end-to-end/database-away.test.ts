@@ -116,6 +116,13 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
       expect(await ring(call)).toMatchObject({ status: 200, json: { ok: true } })
       // A second for noticing, and a margin for a busy machine.
       expect(performance.now() - begunAt).toBeLessThan(3_000)
+      // The same caller in the same room, and yet another call.
+      const again = joinEvent({ room: call.room })
+      expect(await ring(again)).toMatchObject({ status: 200, replayed: false })
+      // Without a dispatch rule it is somebody whom we called into the room.
+      const callee = joinEvent({ room: call.room, attributes: { "sip.callID": "SCL_callee" } })
+      expect(await ring(callee)).toMatchObject({ status: 200, body: '{"ok":true}' })
+      expect(seen(callee)).toBe(0)
       worker.behaviour.dispatch = respond(429, { error: "full" })
       expect((await ring(refused)).status).toBe(429)
       worker.behaviour.dispatch = respond(200, { ok: true })
@@ -129,7 +136,7 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
         json: { outcome: "rejected" },
       })
       expect((await ring(agentJoined(call, Date.now() + 1_000))).status).toBe(200)
-      expect([earlier, call, refused].map(seen)).toEqual([1, 1, 1])
+      expect([earlier, call, again, refused].map(seen)).toEqual([1, 1, 1, 1])
       const readiness = await service.get("/readyz")
       expect([readiness.status, readiness.text]).toEqual([
         503,
@@ -141,9 +148,11 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
       await written(call, "accepted")
       await written(refused, "rejected")
       await eventually("it is answered", async () => (await rowOf(call))?.status === "active")
-      for (const join of [earlier, call, refused]) expect(await rowOf(join)).toMatchObject({ attempts: 1 })
+      await written(again, "accepted")
+      for (const join of [earlier, call, again, refused])
+        expect(await rowOf(join)).toMatchObject({ attempts: 1 })
       expect((await ring(call)).replayed).toBe(true)
-      expect([earlier, call, refused].map(seen)).toEqual([1, 1, 1])
+      expect([earlier, call, again, refused].map(seen)).toEqual([1, 1, 1, 1])
       const { text } = await service.get("/metrics")
       expect(text).toMatch(/^switchhook_backlog\{kind="claim"\} 0$/m)
     },
