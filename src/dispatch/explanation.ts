@@ -20,6 +20,8 @@ const Explanation = Schema.Struct({
     did: Text,
     tenant: Text,
     campaign: Text,
+    tenant_name: kept(Text),
+    campaign_name: kept(Text),
     target: Schema.String,
     agent: Schema.String,
     agent_from: Schema.String,
@@ -45,11 +47,22 @@ export type Explanation = typeof Explanation.Type
 const decodeStored = Schema.decodeUnknownOption(Explanation)
 
 /** Who was to answer the number, and why. */
-export const routeOf = ({ agent, campaignId, dialedE164, didId, error, target, tenantId }: Decision) => ({
+export const routeOf = ({
+  agent,
+  campaignId,
+  dialedE164,
+  didId,
+  error,
+  names,
+  target,
+  tenantId,
+}: Decision) => ({
   number: dialedE164 ?? null,
   did: didId ?? null,
   tenant: tenantId ?? null,
   campaign: campaignId ?? null,
+  tenant_name: names.tenant ?? null,
+  campaign_name: names.campaign ?? null,
   target,
   agent: agent.name,
   agent_from: agent.why,
@@ -120,8 +133,8 @@ export const whyOf = (
   const { carrier, considered = [], dialed_from, route, took_ms, trunk } = explanation
   const found = route.did === null ? (route.error ?? "no number was dialed") : `DID ${route.did}`
   const owners = [
-    route.tenant === null ? "" : `, tenant ${route.tenant}`,
-    route.campaign === null ? "" : `, campaign ${route.campaign}`,
+    route.tenant === null ? "" : `, tenant ${route.tenant_name ?? route.tenant}`,
+    route.campaign === null ? "" : `, campaign ${route.campaign_name ?? route.campaign}`,
   ].join("")
   const who =
     route.target === "agent" ? `the agent ${route.agent}, the ${route.agent_from}'s` : "a worker of the fleet"
@@ -133,8 +146,8 @@ export const whyOf = (
     carrier == null ? "carrier: none that we know" : `carrier ${carrier.name}, by its ${carrier.by}`,
     `number: ${found}${owners}: answered by ${who}`,
     ...considered.map(({ load, verdict, why, worker }) => {
-      const reason = why === undefined ? "" : ` (${why})`
-      return `worker ${worker}: ${verdict}${reason}, load ${Math.round(load * 100)} %`
+      const reason = why === undefined ? "" : `: ${why}`
+      return `worker ${worker} ${verdict}${reason}, load ${Math.round(load * 100)} %`
     }),
     ...attempts.map(attemptLine),
     ...(took.length === 0 ? [] : [`took: ${took.join(", ")}`]),

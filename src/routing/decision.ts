@@ -16,9 +16,10 @@ export interface Did {
   readonly number: string
   readonly target: InboundTarget | null
   readonly carrier: CarrierRef | null
-  readonly tenant: { readonly id: string; readonly defaultAgent: string | null } | null
+  readonly tenant: { readonly id: string; readonly name: string; readonly defaultAgent: string | null } | null
   readonly campaign: {
     readonly id: string
+    readonly name: string
     readonly agentName: string | null
     readonly active: boolean
   } | null
@@ -51,6 +52,8 @@ export interface Decision {
   readonly carrier: CarrierRef | undefined
   readonly tenantId: string | undefined
   readonly campaignId: string | undefined
+  /** For a person who reads about the call. */
+  readonly names: { readonly tenant: string | undefined; readonly campaign: string | undefined }
   readonly callerE164: string | undefined
   readonly dialedE164: string | undefined
   /** JSON, for the agent's job. */
@@ -99,6 +102,7 @@ export const decide = (
     carrier: did?.carrier ?? undefined,
     tenantId: did?.tenant?.id,
     campaignId: did?.campaign?.id,
+    names: { tenant: did?.tenant?.name, campaign: did?.campaign?.name },
     callerE164,
     dialedE164,
     metadata: storableJson({

@@ -50,16 +50,18 @@ interface Row {
   readonly carrier_id: string | null
   readonly carrier_name: string | null
   readonly tenant_id: string | null
+  readonly tenant_name: string | null
   readonly default_agent: string | null
   readonly campaign_id: string | null
+  readonly campaign_name: string | null
   readonly agent_name: string | null
   readonly active: boolean | null
 }
 
 // A number without a tenant of its own belongs to that of its campaign.
 const dids = sql`
-  SELECT d.id, d.number, d.target, k.id AS carrier_id, k.name AS carrier_name, t.id AS tenant_id, t.default_agent,
-    c.id AS campaign_id, c.agent_name, c.active
+  SELECT d.id, d.number, d.target, k.id AS carrier_id, k.name AS carrier_name, t.id AS tenant_id, t.name AS tenant_name,
+    t.default_agent, c.id AS campaign_id, c.name AS campaign_name, c.agent_name, c.active
   FROM dids d
   LEFT JOIN carriers k ON k.id = d.carrier_id
   LEFT JOIN campaigns c ON c.id = d.campaign_id
@@ -79,11 +81,19 @@ const didOf = (row: Row): Did => ({
   number: row.number,
   target: row.target,
   carrier: row.carrier_id === null ? null : { id: row.carrier_id, name: row.carrier_name ?? "" },
-  tenant: row.tenant_id === null ? null : { id: row.tenant_id, defaultAgent: row.default_agent },
+  tenant:
+    row.tenant_id === null
+      ? null
+      : { id: row.tenant_id, name: row.tenant_name ?? "", defaultAgent: row.default_agent },
   campaign:
     row.campaign_id === null
       ? null
-      : { id: row.campaign_id, agentName: row.agent_name, active: row.active === true },
+      : {
+          id: row.campaign_id,
+          name: row.campaign_name ?? "",
+          agentName: row.agent_name,
+          active: row.active === true,
+        },
 })
 
 const answerOf = (row: Row | undefined): Answer =>

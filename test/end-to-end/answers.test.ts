@@ -217,6 +217,8 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
             did: null,
             tenant: null,
             campaign: null,
+            tenant_name: null,
+            campaign_name: null,
             target: "fleet",
             agent: "telephony-agent",
             agent_from: "default",
@@ -233,7 +235,7 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
           "dialed +15557654321 (sip.trunkPhoneNumber), trunk ST_in",
           "carrier: none that we know",
           "number: Phone number not found in database: answered by a worker of the fleet",
-          expect.stringMatching(/^worker the worker: picked, load \d+ %$/),
+          expect.stringMatching(/^worker the worker picked, load \d+ %$/),
           expect.stringMatching(/^took: authenticate [\d.]+ ms, route [\d.]+ ms, select [\d.]+ ms$/),
         ],
       })

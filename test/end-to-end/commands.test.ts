@@ -294,7 +294,7 @@ describe("ring", () => {
     expect(output).not.toContain(apiSecret)
     expect(output).toContain("would be handed over")
     expect(output).toContain("dialed +15557654321 (sip.trunkPhoneNumber), trunk ST_madeup")
-    expect(output).toMatch(/worker \S+: picked, load \d+ %/)
+    expect(output).toMatch(/worker \S+ picked, load \d+ %/)
     expect(worker.seen).toHaveLength(before)
   })
 

@@ -83,6 +83,7 @@ describe.each(runtimes)("the watch on %s", (runtime) => {
 
   /** A call whose worker takes the request and drops the connection. */
   const uncertain = async () => {
+    await fleetIs(2)
     stage.worker.behaviour.dispatch = hangUp
     other.behaviour.dispatch = hangUp
     const join = stage.arrive(numbers.fleet)
@@ -204,6 +205,7 @@ describe.each(runtimes)("the watch on %s", (runtime) => {
   })
 
   it("tells once, by whichever replica, of a call that a worker took and nobody joined", async () => {
+    await fleetIs(2)
     const [forlorn, answered] = [stage.arrive(numbers.fleet), stage.arrive(numbers.fleet)]
     for (const join of [forlorn, answered]) expect((await ring(stage.service, join)).status).toBe(200)
     agentJoins(answered)
@@ -221,6 +223,7 @@ describe.each(runtimes)("the watch on %s", (runtime) => {
   })
 
   it("closes a room whose end was never told, and with it the call", async () => {
+    await fleetIs(2)
     const join = stage.arrive(numbers.fleet)
     expect((await ring(stage.service, join)).status).toBe(200)
     await stage.database.query(

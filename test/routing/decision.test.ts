@@ -14,8 +14,8 @@ const did: Did = {
   number: "+15557654321",
   target: "agent",
   carrier: { id: "carrier-1", name: "Acme" },
-  tenant: { id: "tenant-1", defaultAgent: "tenant-agent" },
-  campaign: { id: "campaign-1", agentName: "campaign-agent", active: true },
+  tenant: { id: "tenant-1", name: "Acme Inc", defaultAgent: "tenant-agent" },
+  campaign: { id: "campaign-1", name: "Spring", agentName: "campaign-agent", active: true },
 }
 const known = (more: Partial<Did> = {}): Knowledge => ({ _tag: "Known", did: { ...did, ...more } })
 
@@ -24,12 +24,12 @@ const tenantAgents = ["tenant-agent", "", null]
 const campaigns: ReadonlyArray<Did["campaign"]> = [
   null,
   ...[true, false].flatMap((active) =>
-    campaignAgents.map((agentName) => ({ id: "campaign-1", agentName, active })),
+    campaignAgents.map((agentName) => ({ id: "campaign-1", name: "Spring", agentName, active })),
   ),
 ]
 const tenants: ReadonlyArray<Did["tenant"]> = [
   null,
-  ...tenantAgents.map((defaultAgent) => ({ id: "tenant-1", defaultAgent })),
+  ...tenantAgents.map((defaultAgent) => ({ id: "tenant-1", name: "Acme Inc", defaultAgent })),
 ]
 
 const expectedAgent = (campaign: Did["campaign"], tenant: Did["tenant"]): Decision["agent"] => {
@@ -132,10 +132,15 @@ describe("any decision", () => {
         number: fc.constant("+15557654321"),
         target: fc.constantFrom("fleet" as const, "agent" as const, null),
         carrier: fc.option(fc.record({ id: fc.uuid(), name: fc.string() }), { nil: null }),
-        tenant: fc.option(fc.record({ id: fc.uuid(), defaultAgent: names }), { nil: null }),
-        campaign: fc.option(fc.record({ id: fc.uuid(), agentName: names, active: fc.boolean() }), {
+        tenant: fc.option(fc.record({ id: fc.uuid(), name: fc.string(), defaultAgent: names }), {
           nil: null,
         }),
+        campaign: fc.option(
+          fc.record({ id: fc.uuid(), name: fc.string(), agentName: names, active: fc.boolean() }),
+          {
+            nil: null,
+          },
+        ),
       })
       .map((did) => ({ _tag: "Known" as const, did })),
   )
