@@ -19,6 +19,8 @@ export interface Ask {
   readonly to: string
   readonly trunkId: string
   readonly decision: Decision
+  /** How long somebody may take to join the caller, before the watch looks after the call. */
+  readonly answerWithinMs: number
 }
 
 /** What the statement says of the call's row, as it is afterwards. */
@@ -53,7 +55,7 @@ export const askStatement = (ask: Ask, rowId: string, claimId: string, answer: s
       INSERT INTO calls AS c (
         id, call_key, state, claim, owner, target, agent_name, metadata, outcome, answer_status, answer_type,
         answer_body, claimed_at, settled_at, asked_id, direction, caller, caller_e164, dialed, dialed_e164, trunk_id,
-        tenant_id, campaign_id, did_id, room_key, room_name, explanation
+        tenant_id, campaign_id, did_id, room_key, room_name, answer_within, explanation
       )
       SELECT ${rowId}::uuid, who.key, 'accepted', ${claimId}::uuid, ${replica}::text, 'agent',
         ${text(decision.agent.name)}, ${decision.metadata}::text, 'accepted', 200, 'application/json',
@@ -61,7 +63,7 @@ export const askStatement = (ask: Ask, rowId: string, claimId: string, answer: s
         ${text(ask.from)}, ${text(decision.callerE164)}, ${text(ask.to)}, ${text(decision.dialedE164)},
         ${text(ask.trunkId)}, ${decision.tenantId ?? null}::uuid, ${decision.campaignId ?? null}::uuid,
         ${decision.didId ?? null}::uuid, ${indexed(ask.roomName)}::text, ${text(ask.roomName)},
-        ${storableJson({ route: routeOf(decision) })}::jsonb
+        ${ask.answerWithinMs}::integer * interval '1 millisecond', ${storableJson({ route: routeOf(decision) })}::jsonb
       FROM who
       ON CONFLICT (call_key) DO UPDATE SET
         ${sql.join(claimed.map(taken))}, ${sql.join(["answer_type", "answer_body", "settled_at"].map(taken))},

@@ -96,7 +96,9 @@ const answerQuestion = Effect.fnUntraced(function* (question: typeof Question.Ty
   yield* tellRoute({ ...decision, target: "agent" })
   const meeting = meetingOf(roomName, decision.callerE164 ?? from)
   const later = JSON.stringify({ ok: true, agent_name: decision.agent.name })
-  const about = { key: indexed(askedId), askedId, roomName, meeting, from, to: dialed, trunkId, decision }
+  const { answerWithinMs } = yield* Settings
+  const call = { askedId, roomName, from, to: dialed, trunkId }
+  const about = { ...call, key: indexed(askedId), meeting, decision, answerWithinMs }
   // What the number is will be found out when the database is back.
   const asked = yield* ledger
     .ask(about, later, { unknown: decision.error === "Database error" })

@@ -96,6 +96,9 @@ const look = Effect.fnUntraced(function* (row: DueRow, call: Call) {
   const { configured } = yield* LiveKit
   if (row.answered) return yield* leaveAlone(row)
   if (row.state === "accepted") yield* flag(row)
+  // Somebody asked us for an agent, and the caller's own join was never told: there is nobody to look for.
+  const isUnseen = (row.participant_identity ?? "") === "" || (row.room_name ?? "") === ""
+  if (isUnseen) return yield* leaveAlone(row)
   if (!configured) return yield* nobodyHasJoined(row, call)
   const presence = yield* lookInRoom(call, ghostsBefore(row))
   switch (presence._tag) {

@@ -5,6 +5,7 @@ import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
 import {
   type AgentStage,
   agents,
+  askForAgent,
   numbers,
   rejoinOf,
   ring,
@@ -209,11 +210,24 @@ describe.each(runtimes)("the watch on %s", (runtime) => {
     const [forlorn, answered] = [stage.arrive(numbers.fleet), stage.arrive(numbers.fleet)]
     for (const join of [forlorn, answered]) expect((await ring(stage.service, join)).status).toBe(200)
     agentJoins(answered)
+    // Somebody asked for an agent, and the caller's join was never told.
+    const asked = `asked-${forlorn.id}`
+    await askForAgent(stage.service, {
+      call_id: asked,
+      from_number: "+15550001111",
+      to_number: numbers.agent,
+    })
     await eventually("it is told", async () => (await rowOf(forlorn))?.unanswered === true, 15_000)
     await sleep(2_000)
     expect(await rowOf(forlorn)).toMatchObject({ state: "accepted", rescues: 0, watched: false })
     expect(await rowOf(answered)).toMatchObject({ status: "active", watched: false })
     expect([forlorn, answered].map(handedOver)).toEqual([1, 1])
+    expect(
+      await stage.database.query(
+        "SELECT state, status, unanswered_at IS NOT NULL AS told, watch_at FROM calls WHERE asked_id = $1",
+        [asked],
+      ),
+    ).toEqual([{ state: "accepted", status: "ringing", told: true, watch_at: null }])
     const id = forlorn.participant.attributes["sip.callID"] ?? ""
     const told = stage
       .output()
