@@ -73,6 +73,10 @@ export const didsStatement = ({ after, limit }: Page<string>, filter: DidFilter)
     ORDER BY d.number LIMIT ${limit}::integer
   `.compile(query)
 
+/** The DID of that number, E.164. */
+export const didNumberedStatement = (e164: string) =>
+  sql<DidRow>`SELECT ${did} FROM dids d WHERE d.number = ${e164}::text`.compile(query)
+
 export const didStatement = (id: string) =>
   sql<DidRow>`SELECT ${did} FROM dids d WHERE d.id = ${id}::uuid`.compile(query)
 

@@ -203,7 +203,7 @@ const cases: Readonly<Record<string, () => Promise<Case> | Case>> = {
       bad: [{ parameters: { number: "anonymous" }, path: "number" }],
     }
   },
-  "dids.get": async () => ({ parameters: { id: (await did()).id } }),
+  "dids.get": async () => ({ parameters: { id: (await did()).number } }),
   "dids.create": async () => {
     const [other, stranger] = [await did(), await tenant()]
     const { id, tenant_id } = await campaign()
@@ -222,7 +222,7 @@ const cases: Readonly<Record<string, () => Promise<Case> | Case>> = {
   "dids.update": async () => {
     const [mine, other, stranger] = [await did(), await did(), await tenant()]
     return {
-      parameters: { id: mine.id },
+      parameters: { id: mine.number.slice(1) },
       body: { number: number(), carrier_id: null, tenant_id: null, campaign_id: null, target: null },
       bad: [
         { body: { number: "anonymous" }, path: "number" },

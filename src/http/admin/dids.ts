@@ -2,9 +2,11 @@
 
 import { Effect } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
+import { isRowId } from "../../calls/call-details.ts"
 import {
   createDidStatement,
   deleteDidStatement,
+  didNumberedStatement,
   didStatement,
   didsStatement,
   patchDidStatement,
@@ -22,6 +24,10 @@ export const didsHandlers = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const store = yield* makeStore
     const numbers = yield* makeReading
+    const idOf = (text: string) =>
+      isRowId(text)
+        ? Effect.succeed(text)
+        : Effect.map(store.one("DID", didNumberedStatement(numbers.read(text)?.e164 ?? text)), ({ id }) => id)
     return handlers.handleAll({
       list: Effect.fnUntraced(function* ({ query }) {
         const { number, ...filter } = query
@@ -40,21 +46,25 @@ export const didsHandlers = HttpApiBuilder.group(
           (row) => row,
         )
       }),
-      get: ({ params }) => store.one("DID", didStatement(params.id)),
+      get: ({ params }) => Effect.flatMap(idOf(params.id), (id) => store.one("DID", didStatement(id))),
       create: Effect.fnUntraced(function* ({ payload: { number, ...owners } }) {
         const given = yield* numbers.one("number", number)
         const [made] = yield* store.write(createDidStatement(given, owners))
         return made ?? (yield* ofAnotherTenant)
       }),
       update: Effect.fnUntraced(function* ({ params, payload: { number, ...owners } }) {
+        const id = yield* idOf(params.id)
         const given = yield* numbers.optional("number", number)
-        const [changed] = yield* store.write(patchDidStatement(params.id, given, owners))
+        const [changed] = yield* store.write(patchDidStatement(id, given, owners))
         if (changed !== undefined) return changed
-        yield* store.one("DID", didStatement(params.id))
+        yield* store.one("DID", didStatement(id))
         return yield* ofAnotherTenant
       }),
       delete: ({ params }) =>
-        Effect.flatMap(store.many(deleteDidStatement(params.id)), store.orMissing("DID")),
+        idOf(params.id).pipe(
+          Effect.flatMap((id) => store.many(deleteDidStatement(id))),
+          Effect.flatMap(store.orMissing("DID")),
+        ),
     })
   }),
 )

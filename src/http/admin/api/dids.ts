@@ -3,7 +3,7 @@
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
 import { numberTypes } from "../../../routing/number-type.ts"
-import { cursorOf, Deleted, Id, IdInput, Limit, NumberInput, pageOf, Target, Time } from "./common.ts"
+import { cursorOf, Deleted, Id, IdInput, Limit, NumberInput, pageOf, Target, Term, Time } from "./common.ts"
 import { Conflict } from "./problems.ts"
 
 const Did = Schema.Struct({
@@ -22,7 +22,7 @@ const Did = Schema.Struct({
 }).annotate({ identifier: "Did", description: "A phone number of ours" })
 
 const Cursor = cursorOf(Schema.Tuple([Schema.String.check(Schema.isPattern(/^\+[0-9]{2,15}$/))]))
-const params = { id: IdInput }
+const params = { id: Term.annotate({ description: "The DID's id, or its number in any form" }) }
 const optionalId = Schema.optionalKey(Schema.NullOr(IdInput))
 const fields = {
   carrier_id: optionalId,
