@@ -3,11 +3,13 @@
 import { mkdir, rm } from "node:fs/promises"
 import { connect, createServer, type Server, type Socket } from "node:net"
 import { join, relative, resolve } from "node:path"
+import { setTimeout } from "node:timers/promises"
 import { PGlite } from "@electric-sql/pglite"
-import { Kysely, PGliteDialect } from "kysely"
+import { Kysely, PGliteDialect, sql } from "kysely"
 import { serveDoor, throughDoor } from "./door.ts"
 import type { CommandEngine, Engine } from "./engine.ts"
-import type { Tables } from "./schema.ts"
+import { ownMigrations } from "./migrations.ts"
+import { query, type Tables } from "./schema.ts"
 
 /** Another process has this `DATA_DIR` open; two would destroy it. */
 export class DataDirInUse extends Error {
@@ -102,12 +104,29 @@ export const makeEmbedded = async (dataDir: string | undefined): Promise<Engine>
   }
 }
 
+const migratedWithinMs = 10_000
+
+/** A service that has just started is about to bring its database up to date: a command waits for that. */
+const untilMigrated = async ({ kysely }: CommandEngine) => {
+  const last = (await ownMigrations()).at(-1) ?? ""
+  const applied = sql`SELECT name FROM schema_migrations WHERE name >= ${last}::text`.compile(query)
+  const isThere = () =>
+    kysely.executeQuery(applied).then(
+      ({ rows }) => rows.length > 0,
+      () => false,
+    )
+  const deadline = performance.now() + migratedWithinMs
+  while (!(await isThere()) && performance.now() < deadline) await setTimeout(100)
+}
+
 /** Opens `dataDir` for a command: itself, or through the process that has it open. */
 export const reachEmbedded = async (dataDir: string): Promise<CommandEngine> => {
   try {
     return await makeEmbedded(dataDir)
   } catch (error) {
     if (!(error instanceof DataDirInUse)) throw error
-    return throughDoor(lockOf(dataDir), resolve(dataDir))
+    const engine = await throughDoor(lockOf(dataDir), resolve(dataDir))
+    await untilMigrated(engine)
+    return engine
   }
 }

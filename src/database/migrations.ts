@@ -29,8 +29,12 @@ const orFailed = (file: string) => (cause: unknown) => {
   throw isConnectionTrouble(cause) ? cause : new MigrationFailed({ file, cause })
 }
 
+/** The migrations of this version, in their order. */
+export const ownMigrations = async (): Promise<ReadonlyArray<string>> =>
+  (await readdir(folder)).filter((name) => /^\d{4}_.+\.sql$/.test(name)).sort()
+
 const applyAll = async (session: MigrationSession) => {
-  const files = (await readdir(folder)).filter((name) => /^\d{4}_.+\.sql$/.test(name)).sort()
+  const files = await ownMigrations()
   await session.script(prepare).catch(orFailed("schema_migrations"))
   const known = new Set(await session.names("SELECT name FROM schema_migrations"))
   const missing = files.filter((name) => !known.has(name))

@@ -1,6 +1,6 @@
 // What the database knows: its version and migrations, the carriers with their DIDs, and the fleet. Reads only.
 
-import { readdir, stat } from "node:fs/promises"
+import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { Effect, Result } from "effect"
 import { type CompiledQuery, sql } from "kysely"
@@ -9,6 +9,7 @@ import type { SettingsShape } from "../config.ts"
 import { reachEngine } from "../database/database.ts"
 import type { CommandEngine } from "../database/engine.ts"
 import { type DatabaseError, toDatabaseError } from "../database/errors.ts"
+import { ownMigrations } from "../database/migrations.ts"
 import { query } from "../database/schema.ts"
 import { settingsStatement } from "../database/system-settings.ts"
 
@@ -47,8 +48,6 @@ export type DatabaseView =
   /** The embedded one before the first start. */
   | { readonly kind: "not made"; readonly dataDir: string }
   | { readonly kind: "failed"; readonly message: string }
-
-const folder = new URL("../../sql/", import.meta.url)
 
 const versionStatement = sql<{
   version: string | number
@@ -91,15 +90,11 @@ const storedIn = Effect.fnUntraced(function* (engine: CommandEngine) {
   }
 })
 
-const ownMigrations = Effect.promise(async () =>
-  (await readdir(folder)).filter((name) => /^\d{4}_.+\.sql$/.test(name)).sort(),
-)
-
 const lookInto = Effect.fnUntraced(function* (engine: CommandEngine) {
   const rows = rowsOf(engine)
   const [first] = yield* rows(versionStatement)
   const applied = (yield* orNothing(rows(appliedStatement))).map(({ name }) => name)
-  const own = yield* ownMigrations
+  const own = yield* Effect.promise(ownMigrations)
   return {
     kind: "open" as const,
     place: `${engine.kind} ${engine.place}`,

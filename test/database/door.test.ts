@@ -3,11 +3,13 @@
 import { mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { Effect } from "effect"
 import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { makeEmbedded, reachEmbedded } from "../../src/database/embedded.ts"
 import type { CommandEngine, Engine } from "../../src/database/engine.ts"
 import { toDatabaseError } from "../../src/database/errors.ts"
+import { migrate } from "../../src/database/migrations.ts"
 import { query } from "../../src/database/schema.ts"
 import { eventually, sleep } from "../support/waiting.ts"
 
@@ -18,7 +20,11 @@ let outside: CommandEngine
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), "switchhook-door-"))
   inside = await makeEmbedded(dataDir)
-  outside = await reachEmbedded(dataDir)
+  // A command that comes while the service is starting waits until its database is up to date.
+  const reaching = reachEmbedded(dataDir)
+  await sleep(200)
+  await Effect.runPromise(migrate(inside))
+  outside = await reaching
   await rowsOf(inside, "CREATE TABLE t (n integer UNIQUE)")
   return async () => {
     await outside.close()
@@ -98,6 +104,7 @@ describe("a session through the door", () => {
 it("whoever asks learns that the process with the database has ended, and the next one opens it", async () => {
   const other = await mkdtemp(join(tmpdir(), "switchhook-door-"))
   const first = await makeEmbedded(other)
+  await Effect.runPromise(migrate(first))
   const guest = await reachEmbedded(other)
   await first.close()
   const error = await rowsOf(guest, "SELECT 1").catch(toDatabaseError)
