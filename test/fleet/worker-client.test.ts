@@ -44,6 +44,14 @@ const aSocketServer = async (onConnection: (socket: Socket, count: number) => vo
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, state }
 }
 
+/** Answers everything, and would keep each connection for a minute. */
+const aPatientServer = () =>
+  aSocketServer((socket) =>
+    socket.on("data", () =>
+      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=60\r\n\r\nok"),
+    ),
+  )
+
 const request = { room_name: "call-x", caller_number: "+1", dialed_number: "+2", call_id: "SCL_1" }
 
 const dispatch = (url: string, options: { budgetMs?: number; mayStart?: () => boolean } = {}) =>
@@ -179,11 +187,7 @@ describe("an answer", () => {
 })
 
 it("a connection is used again only within 2 s of what it carried last", async () => {
-  const { state, url } = await aSocketServer((socket) =>
-    socket.on("data", () =>
-      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=60\r\n\r\nok"),
-    ),
-  )
+  const { state, url } = await aPatientServer()
   await dispatch(url)
   await sleep(200)
   await dispatch(url)
@@ -243,11 +247,7 @@ describe("while this process is held up", () => {
   }
 
   it("a connection goes stale, and carries no call", async () => {
-    const { state, url } = await aSocketServer((socket) =>
-      socket.on("data", () =>
-        socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=60\r\n\r\nok"),
-      ),
-    )
+    const { state, url } = await aPatientServer()
     await dispatch(url)
     await sleep(200)
     await dispatch(url)
