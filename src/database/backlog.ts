@@ -140,6 +140,8 @@ export class Backlog extends Context.Service<
             ? refused("nobody knows how to write it")
             : Effect.suspend(() => writer(decode(String(kept.body)))).pipe(
                 Effect.catchTag("QueryRefused", ({ message }) => refused(message)),
+                // What another version has kept may be written otherwise; it must not stop what comes after it.
+                Effect.catchDefect((defect) => refused(messageOf(defect))),
               )
         return Effect.match(written, {
           onFailure: () => false,
@@ -237,7 +239,14 @@ export class Backlog extends Context.Service<
           journal
             .read(journal.size().claims)
             .filter(({ kind }) => kind === "claim")
-            .map(({ body, kind, names, what }) => ({ kind, what, names, body: decode(String(body)) })),
+            .flatMap(({ body, kind, names, what }) => {
+              try {
+                return [{ kind, what, names, body: decode(String(body)) }]
+              } catch {
+                // Whoever writes it will say so.
+                return []
+              }
+            }),
         ),
         begin: (writers) => Effect.asVoid(Deferred.succeed(begun, writers)),
         size,

@@ -5,6 +5,7 @@
 import { Context, Effect, Layer } from "effect"
 import { type Call, callNames, meetingOf } from "../calls/call.ts"
 import { Backlog, type Unwritten } from "../database/backlog.ts"
+import { messageOf } from "../database/errors.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import type { Ask } from "./ask-statement.ts"
 import type { ClaimInput } from "./claim-statement.ts"
@@ -182,13 +183,20 @@ export class Away extends Context.Service<
       yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(sweepEvery), sweep)))
 
       // What an earlier process has left: whatever it had begun and not ended, nobody knows the end of.
-      for (const { body, names, what } of yield* backlog.claims) {
+      const recall = ({ body, names, what }: Unwritten) => {
         if (what === keptNames.claim) {
           const kept = body as KeptClaim
           claimed(kept, kept.taker === undefined ? "waiting" : "uncertain")
         }
         if (what === keptNames.outcome) settled(names, body as KeptOutcome)
         if (what === keptNames.ask) answered(body as KeptAsk)
+      }
+      for (const kept of yield* backlog.claims) {
+        yield* Effect.sync(() => recall(kept)).pipe(
+          Effect.catchDefect((defect) =>
+            Effect.logError("A kept claim is not understood", { what: kept.what, why: messageOf(defect) }),
+          ),
+        )
       }
 
       const keep = (what: string, names: ReadonlyArray<string>, body: unknown) =>

@@ -1,13 +1,13 @@
 // The watch: looks after calls that nobody else will, because LiveKit has given up or a process has died, and closes
 // what has ended unseen. Every replica has one and none leads: a call that is due is taken by whoever comes first.
 
-import { Effect, Layer, Option } from "effect"
+import { type Duration, Effect, Layer, Option } from "effect"
 import type { CompiledQuery } from "kysely"
 import type { Call } from "../calls/call.ts"
 import { CallLog } from "../calls/call-log.ts"
 import { Settings } from "../config.ts"
 import { Database } from "../database/database.ts"
-import type { DatabaseError } from "../database/errors.ts"
+import { type DatabaseError, messageOf } from "../database/errors.ts"
 import { type HandOverNeeds, handOver, rescue } from "../dispatch/hand-over.ts"
 import { lookInRoom } from "../dispatch/presence.ts"
 import { recordGone } from "../dispatch/record.ts"
@@ -144,6 +144,7 @@ const lookAfterAll = Effect.gen(function* () {
       (row) =>
         lookAfter(row).pipe(
           Effect.catch((error) => Effect.logWarning("Not looked after", { why: error.message })),
+          Effect.catchDefect((defect) => Effect.logError("Not looked after", { why: messageOf(defect) })),
           Effect.annotateLogs("call_id", row.sip_call_id || row.call_key),
         ),
       { concurrency: sideBySide, discard: true },
@@ -178,7 +179,7 @@ const closeEndedRooms = Effect.gen(function* () {
 
 const forever = <E extends { readonly message: string } | { readonly _tag: string }, R>(
   what: string,
-  every: string,
+  every: Duration.Input,
   work: Effect.Effect<void, E, R>,
 ) =>
   Effect.gen(function* () {
@@ -191,8 +192,10 @@ const forever = <E extends { readonly message: string } | { readonly _tag: strin
       Effect.catch((error) =>
         Effect.logWarning(what, { why: "message" in error ? error.message : error._tag }),
       ),
+      // One thing that is wrong must not end the watch.
+      Effect.catchDefect((defect) => Effect.logError(what, { why: messageOf(defect) })),
     )
-    yield* Effect.forever(Effect.andThen(once, Effect.sleep(every as "1 second")))
+    yield* Effect.forever(Effect.andThen(once, Effect.sleep(every)))
   })
 
 /** Watches for as long as the scope is open. */

@@ -1,10 +1,11 @@
 // The database goes away in every way it can, and the calls go through.
 
-import { mkdtemp, rm } from "node:fs/promises"
+import { mkdtemp, readdir, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { beforeEach, describe, expect, it } from "vitest"
 import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
+import { openJournal } from "../../src/database/journal.ts"
 import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
 import { type JoinEvent, joinEvent } from "../support/events.ts"
 import { type Forwarder, startForwarder } from "../support/forwarder.ts"
@@ -168,6 +169,14 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
     await begun.promise
     await service.stop("SIGKILL")
     await lost
+    // What another version might have kept: it must not keep the rest from being written.
+    const [mine] = await readdir(join(dataDir, "journal"))
+    const journal = await openJournal(join(dataDir, "journal", mine!))
+    for (const kind of ["claim", "story"] as const) {
+      journal.append(kind, kind === "claim" ? "claim" : "event", [], "{}")
+      journal.append(kind, "something new", [], "no JSON")
+    }
+    journal.close()
     worker.behaviour.dispatch = respond(200, { ok: true })
 
     service = await start()
@@ -185,6 +194,13 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
     await written(done, "accepted")
     await written(open, "uncertain")
     expect([done, open].map(seen)).toEqual([1, 1])
+    await eventually("nothing waits any more", async () =>
+      /^switchhook_backlog\{kind="claim"\} 0\n.*kind="story"\} 0$/m.test(
+        (await service.get("/metrics")).text,
+      ),
+    )
+    const refused = service.log.filter(({ message }) => message === "A kept record was refused")
+    expect(refused).toHaveLength(4)
   })
 
   it("that is restarted under load, no call is refused or given out twice, and no row is missing", async () => {
