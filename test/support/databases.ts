@@ -3,8 +3,8 @@
 import { mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import pg from "pg"
 import { inject } from "vitest"
+import { type ClusterDatabase, createDatabase } from "./cluster.ts"
 
 export const databaseKinds = ["embedded", "postgres"] as const
 export type DatabaseKind = (typeof databaseKinds)[number]
@@ -16,44 +16,12 @@ export interface TestDatabase {
   readonly drop: () => Promise<void>
 }
 
-/** A PostgreSQL database of its own on the run's cluster; `query` looks into it from outside the service. */
-export interface PostgresDatabase extends TestDatabase {
-  readonly url: string
-  readonly query: <A extends pg.QueryResultRow>(
-    sql: string,
-    values?: ReadonlyArray<unknown>,
-  ) => Promise<Array<A>>
-}
-
-let made = 0
-
-const onCluster = async (sql: string) => {
-  const client = new pg.Client({ connectionString: inject("postgres") })
-  await client.connect()
-  try {
-    await client.query(sql)
-  } finally {
-    await client.end()
-  }
-}
+/** A PostgreSQL database of its own on the run's cluster. */
+export interface PostgresDatabase extends TestDatabase, ClusterDatabase {}
 
 export const makePostgresDatabase = async (): Promise<PostgresDatabase> => {
-  const name = `test_${process.pid}_${Date.now()}_${made++}`
-  await onCluster(`CREATE DATABASE ${name}`)
-  const url = new URL(inject("postgres"))
-  url.pathname = `/${name}`
-  const pool = new pg.Pool({ connectionString: url.href, max: 4 })
-  pool.on("error", () => {})
-  return {
-    kind: "postgres",
-    url: url.href,
-    env: { DATABASE_URL: url.href },
-    query: async (sql, values = []) => (await pool.query(sql, [...values])).rows,
-    drop: async () => {
-      await pool.end()
-      await onCluster(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`)
-    },
-  }
+  const database = await createDatabase(inject("postgres"))
+  return { ...database, kind: "postgres", env: { DATABASE_URL: database.url } }
 }
 
 export const makeEmbeddedDatabase = async (): Promise<TestDatabase> => {
