@@ -100,10 +100,20 @@ export class Database extends Context.Service<
       Effect.tapError(failing),
     )
 
+    let answers = 0
     const run = <A>(query: Query<A>) =>
       Effect.tryPromise({ try: () => engine.kysely.executeQuery(query), catch: toDatabaseError }).pipe(
-        Effect.map((result) => result.rows),
+        Effect.map((result) => {
+          answers++
+          return result.rows
+        }),
       )
+
+    // A database that answers others is slow, not away: to take it for away would let two replicas claim one call.
+    const untilSilent: Effect.Effect<void> = Effect.suspend(() => {
+      const before = answers
+      return Effect.flatMap(sleepAwake(pingMs), () => (answers === before ? Effect.void : untilSilent))
+    })
 
     const ping = Effect.tryPromise({
       try: (signal) => engine.ping(signal),
@@ -112,7 +122,7 @@ export class Database extends Context.Service<
       // A pause of our own says nothing of the database.
       Effect.raceFirst(
         Effect.andThen(
-          sleepAwake(pingMs),
+          untilSilent,
           Effect.fail(new DatabaseUnavailable({ cause: `no answer within ${pingMs} ms` })),
         ),
       ),

@@ -1,0 +1,49 @@
+// When a database counts as away: not while it answers anybody.
+
+import { it } from "@effect/vitest"
+import { Effect } from "effect"
+import { describe, expect } from "vitest"
+import { Database } from "../../src/database/database.ts"
+import { makeEmbedded } from "../../src/database/embedded.ts"
+import { query } from "../../src/database/schema.ts"
+
+const one = query.selectFrom("calls").select("id").limit(1).compile()
+
+/** A database whose ping stays unanswered once it is told to. */
+const withDeafPing = Effect.gen(function* () {
+  const engine = yield* Effect.promise(() => makeEmbedded(undefined))
+  let deaf = false
+  const ping = (signal: AbortSignal) => (deaf ? new Promise<void>(() => {}) : engine.ping(signal))
+  const database = yield* Database.make({ ...engine, ping })
+  return {
+    database,
+    turnDeaf: () => {
+      deaf = true
+    },
+  }
+})
+
+const waitFor = (is: () => boolean, ms: number) =>
+  Effect.gen(function* () {
+    const deadline = performance.now() + ms
+    while (!is() && performance.now() < deadline) yield* Effect.sleep(20)
+    return is()
+  })
+
+describe("a database whose ping is not answered", () => {
+  it.live("is slow while it answers others, and away once it answers nobody", () =>
+    Effect.gen(function* () {
+      const { database, turnDeaf } = yield* withDeafPing
+      yield* database.migrated
+      expect(database.fault()).toBeUndefined()
+      turnDeaf()
+      for (let asked = 0; asked < 25; asked++) {
+        yield* database.run(one)
+        expect(database.fault()).toBeUndefined()
+        yield* Effect.sleep(100)
+      }
+      expect(yield* waitFor(() => database.fault() !== undefined, 5_000)).toBe(true)
+      expect(database.fault()).toMatch(/no answer within/)
+    }).pipe(Effect.scoped),
+  )
+})
