@@ -87,7 +87,11 @@ export const dispatchAgent = Effect.fnUntraced(function* (
     return accepted(agentName, dispatched?.id ?? "")
   }
 
-  const sending = { withinMs: deadline - monotonicMs(clock), mayStart: claim.lease.isValid }
+  const sending = {
+    withinMs: deadline - monotonicMs(clock),
+    mayStart: claim.lease.isValid,
+    about: call.callId || call.key,
+  }
   return yield* livekit.createDispatch(room, agentName, call.decision.metadata, sending).pipe(
     Effect.match({
       onSuccess: ({ id }): Outcome => accepted(agentName, id),

@@ -4,9 +4,11 @@ import { Effect, Result } from "effect"
 import type { Call } from "../calls/call.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import type { Settings } from "../config.ts"
+import { failpoint } from "../failpoint.ts"
 import type { Fleet, Seat } from "../fleet/fleet.ts"
 import type { WorkerClient } from "../fleet/worker-client.ts"
 import { LiveKit } from "../livekit/livekit.ts"
+import { aside } from "../load.ts"
 import { dispatchAgent } from "./agent-dispatch.ts"
 import type { Ours, OursAgain } from "./claim.ts"
 import type { Lease } from "./lease.ts"
@@ -51,7 +53,7 @@ const endedAlready = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Outcome | undefined, never, LiveKit> {
   const livekit = yield* LiveKit
   if (!livekit.configured || !isDoubtful(call, claim)) return undefined
-  const presence = yield* lookInRoom(call, claim.ghostsBeforeMs)
+  const presence = yield* aside(lookInRoom(call, claim.ghostsBeforeMs))
   if (presence._tag === "Gone") return new NotSent({ reason: callerGone })
   return presence._tag === "Answered" ? answeredAlready : undefined
 })
@@ -72,7 +74,7 @@ const attempt = (call: Call, ours: Ours | OursAgain, budget: number) => {
   const { claim, place } = ours
   if (place.kind === "fleet") return toWorker(call, claim, place.seat, budget)
   return claim._tag === "Fresh"
-    ? dispatchAgent(call, claim, place.name, budget)
+    ? aside(dispatchAgent(call, claim, place.name, budget))
     : Effect.die(new Error("an agent is never dispatched twice"))
 }
 
@@ -133,6 +135,7 @@ export const makeAttempts = Effect.fnUntraced(function* (
       const next = yield* failover({ claim, place }, outcome, tried)
       if (next === undefined) return ended
       current = next
+      yield* failpoint("moved", call.callId || call.key)
     }
   })
   return yield* Effect.raceFirst(handing, renewing)

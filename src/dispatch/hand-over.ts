@@ -4,9 +4,11 @@ import { Data, Effect, Exit, Result } from "effect"
 import type { Call } from "../calls/call.ts"
 import type { Settings } from "../config.ts"
 import type { DatabaseError } from "../database/errors.ts"
+import { failpoint } from "../failpoint.ts"
 import type { Considered, Fleet, NoFleet, NoHealthyFleet } from "../fleet/fleet.ts"
 import type { WorkerAnswer, WorkerClient } from "../fleet/worker-client.ts"
 import type { LiveKit } from "../livekit/livekit.ts"
+import { counted } from "../load.ts"
 import { maskName, maskNumber } from "../masking.ts"
 import { countDispatch, measured, timed } from "../metrics.ts"
 import type { Decision } from "../routing/decision.ts"
@@ -137,20 +139,27 @@ const tellRefused =
     }
   }
 
-/** From the claim to the stored outcome. */
+const aboutOf = ({ callId, key }: Call) => callId || key
+
+/** From the claim to the stored outcome: in work but for the time that somebody else takes. */
 const finish = Effect.fnUntraced(function* (
   call: Call,
   ours: Ours | OursAgain,
   claimMs: number,
   reply: Reply<HandedOver | Replay, HandOverError>,
 ): Effect.fn.Return<void, DatabaseError, HandOverNeeds> {
+  const about = aboutOf(call)
+  yield* failpoint("claimed", about)
   const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
+  yield* failpoint("answered", about)
   yield* tell(ended)
   yield* countDispatch(ended.outcome._tag)
   yield* store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs }))
+  yield* failpoint("stored", about)
   const exit = toExit(ended)
   if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)
   yield* reply(exit)
+  yield* failpoint("replied", about)
 })
 
 const run = (call: Call) =>
@@ -158,14 +167,15 @@ const run = (call: Call) =>
     reply: Reply<HandedOver | Replay, HandOverError>,
   ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
     const selection = yield* measured("select")(selectTaker(call.decision))
+    yield* failpoint("selected", aboutOf(call))
     const { ms: claimMs, value: ours } = yield* measured("claim")(
-      claim(call, selection, announce(call)),
+      counted(claim(call, selection, announce(call))),
     ).pipe(Effect.tapError(tellRefused(call)))
     if (!("claim" in ours)) {
       yield* Effect.logInfo("Delivered again", { known: ours._tag })
       return yield* reply(Exit.succeed(ours))
     }
-    yield* finish(call, ours, claimMs, reply)
+    yield* counted(finish(call, ours, claimMs, reply))
   })
 
 /**
@@ -196,7 +206,7 @@ const runRescue = (call: Call, { ghostsBeforeMs, seen, tried }: Forlorn) =>
     if (Result.isFailure(selection)) return yield* Effect.fail(selection.failure)
     const { place } = selection.success
     const { ms, value: claimed } = yield* measured("claim")(
-      ledger.rescue(call, seen, ghostsBeforeMs, place).pipe(Effect.tapCause(() => release(place))),
+      counted(ledger.rescue(call, seen, ghostsBeforeMs, place)).pipe(Effect.tapCause(() => release(place))),
     )
     if (claimed === undefined) {
       yield* release(place)
@@ -205,7 +215,7 @@ const runRescue = (call: Call, { ghostsBeforeMs, seen, tried }: Forlorn) =>
     yield* Effect.logWarning("Rescuing a call that nobody has joined", {
       [place.kind === "fleet" ? "worker" : "agent"]: place.name,
     })
-    yield* finish(call, { claim: claimed, place }, ms, reply)
+    yield* counted(finish(call, { claim: claimed, place }, ms, reply))
   })
 
 /**

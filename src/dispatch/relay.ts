@@ -4,6 +4,7 @@ import { Effect } from "effect"
 import type { Call } from "../calls/call.ts"
 import type { Result, Seat } from "../fleet/fleet.ts"
 import { WorkerClient } from "../fleet/worker-client.ts"
+import { Load } from "../load.ts"
 import type { Lease } from "./lease.ts"
 import { Ambiguous, fromAnswer, NotSent, type Outcome } from "./outcome.ts"
 
@@ -29,13 +30,24 @@ export const relay = Effect.fnUntraced(function* (
   budgetMs: number,
 ): Effect.fn.Return<Outcome, never, WorkerClient> {
   const client = yield* WorkerClient
+  const withWorker = (yield* Load).pause()
   const request = {
     room_name: call.leg.event.room.name,
     caller_number: call.callerNumber,
     dialed_number: call.dialedNumber,
     call_id: call.callId,
   }
-  const options = { idempotencyKey: lease.callRowId, budgetMs, mayStart: lease.isValid }
+  const options = {
+    idempotencyKey: lease.callRowId,
+    budgetMs,
+    mayStart: () => {
+      const may = lease.isValid()
+      // Until here it is our time, and too much to do would show in it: a queue of calls that are claimed.
+      if (may) withWorker.begin()
+      return may
+    },
+    about: call.callId || call.key,
+  }
   yield* seat.begin
   const outcome = yield* client.dispatch(seat.url, request, options).pipe(
     Effect.match({
@@ -45,6 +57,7 @@ export const relay = Effect.fnUntraced(function* (
           ? new NotSent({ reason: failure.reason })
           : new Ambiguous({ reason: failure.reason }),
     }),
+    Effect.ensuring(Effect.sync(withWorker.end)),
   )
   yield* seat.end(resultOf(outcome))
   return outcome

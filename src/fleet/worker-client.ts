@@ -37,6 +37,8 @@ export interface DispatchOptions {
   readonly budgetMs: number
   /** Asked once connected, before the first byte: false, and nothing is sent. */
   readonly mayStart: () => boolean
+  /** The call, for the failpoints. */
+  readonly about?: string
 }
 
 /** No byte of the request left this process, for certain: whoever asks may ask another worker. */
@@ -76,7 +78,8 @@ const bodyReader = (response: HttpClientResponse.HttpClientResponse): BodyReader
       ),
       Effect.ignore,
     ),
-    soFar: () => (size <= bodyLimit ? Buffer.concat(chunks) : undefined),
+    // Copied once more: a small buffer is a piece of a large one that many share, and keeping it keeps all of that.
+    soFar: () => (size <= bodyLimit ? new Uint8Array(Buffer.concat(chunks)) : undefined),
   }
 }
 
@@ -159,7 +162,7 @@ export class WorkerClient extends Context.Service<
         ): Effect.fn.Return<WorkerAnswer, NothingSent | NoAnswer> {
           const clock = yield* theClock
           const startedAt = monotonicMs(clock)
-          const gate = new Gate(options.mayStart)
+          const gate = new Gate(options.mayStart, options.about)
           const post = HttpClientRequest.post(`${url}/livekit/dispatch`).pipe(
             HttpClientRequest.setHeaders({
               "x-cxb-core-secret": Redacted.value(coreSecret),

@@ -43,6 +43,8 @@ export interface Sending {
   readonly withinMs: number
   /** Asked once connected, before the first byte: false, and nothing is sent. */
   readonly mayStart: () => boolean
+  /** The call that is handed over by this, for the failpoints. */
+  readonly about?: string
 }
 
 /** One request on its way: what is known of it when it fails. */
@@ -123,9 +125,9 @@ export interface Caller {
 
 const callerOf = (host: string, key: string, secret: Redacted.Redacted, connections: Dispatcher): Caller => ({
   call: (sending, ask) => {
-    const { mayStart, withinMs } = sending
+    const { about, mayStart, withinMs } = sending
     if (!(withinMs > 0)) return Effect.fail(new LiveKitNotReached({ reason: "no time left" }))
-    const gate = new Gate(mayStart)
+    const gate = new Gate(mayStart, about)
     let request: Request | undefined
     const failure = (error: unknown) =>
       request === undefined

@@ -3,6 +3,7 @@
 import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
 import { Effect, Predicate, type Scope } from "effect"
 import { sleepAwake } from "../clock.ts"
+import { failpointNow } from "../failpoint.ts"
 
 /** Why nothing was sent. */
 export type NothingSentReason =
@@ -31,12 +32,18 @@ const reuseWithinMs = 1_900
 export class Gate {
   state: "waiting" | "passed" | "closed" = "waiting"
   private readonly mayStart: () => boolean
-  constructor(mayStart: () => boolean) {
+  private readonly about: string | undefined
+  constructor(mayStart: () => boolean, about?: string) {
     this.mayStart = mayStart
+    this.about = about
   }
   pass(): boolean {
+    if (this.about !== undefined) failpointNow("connected", this.about)
     if (this.state === "waiting") this.state = this.mayStart() ? "passed" : "closed"
     return this.state === "passed"
+  }
+  sent(): void {
+    if (this.about !== undefined) failpointNow("sent", this.about)
   }
 }
 
@@ -60,6 +67,10 @@ const withGate: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options
     onRequestStart: (controller, context) => {
       if (!gate.pass()) return controller.abort(new Error("held back before the first byte"))
       handler.onRequestStart?.(controller, context)
+    },
+    onRequestSent: () => {
+      gate.sent()
+      handler.onRequestSent?.()
     },
     onRequestUpgrade: (...args) => handler.onRequestUpgrade?.(...args),
     onResponseStart: (...args) => handler.onResponseStart?.(...args),

@@ -1,5 +1,5 @@
-// The statements of the watch: which calls are due, and what becomes of them. `watch_call` (sql/0007_watch.sql) says
-// when a call is due next.
+// The statements of the watch: which calls are due, and what becomes of them. When a call is due next, `watch_call`
+// says (sql/0008_watch_answered.sql).
 
 import { sql } from "kysely"
 import { query } from "../database/schema.ts"

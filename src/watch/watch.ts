@@ -1,7 +1,7 @@
 // The watch: looks after calls that nobody else will, because LiveKit has given up or a process has died, and closes
 // what has ended unseen. Every replica has one and none leads: a call that is due is taken by whoever comes first.
 
-import { type Duration, Effect, Layer, Option } from "effect"
+import { type Duration, Effect, Exit, Layer, Option } from "effect"
 import type { CompiledQuery } from "kysely"
 import type { Call } from "../calls/call.ts"
 import { CallLog } from "../calls/call-log.ts"
@@ -9,6 +9,7 @@ import { Settings } from "../config.ts"
 import { Database } from "../database/database.ts"
 import { type DatabaseError, messageOf } from "../database/errors.ts"
 import { type HandOverNeeds, handOver, rescue } from "../dispatch/hand-over.ts"
+import { InFlight } from "../dispatch/in-flight.ts"
 import { lookInRoom } from "../dispatch/presence.ts"
 import { recordGone } from "../dispatch/record.ts"
 import { Fleet } from "../fleet/fleet.ts"
@@ -94,7 +95,7 @@ const nobodyHasJoined = Effect.fnUntraced(function* (row: DueRow, call: Call) {
 
 const look = Effect.fnUntraced(function* (row: DueRow, call: Call) {
   const { configured } = yield* LiveKit
-  if (row.answered) return yield* leaveAlone(row)
+  if (row.answered) return yield* row.state === "accepted" ? leaveAlone(row) : run(answeredStatement(row))
   if (row.state === "accepted") yield* flag(row)
   // Somebody asked us for an agent, and the caller's own join was never told: there is nobody to look for.
   const isUnseen = (row.participant_identity ?? "") === "" || (row.room_name ?? "") === ""
@@ -128,6 +129,31 @@ const lookAfter = Effect.fnUntraced(function* (row: DueRow) {
   if (ended._tag === "Success" && ended.value.value._tag === "HandedOver") yield* countWatched("handed-over")
 })
 
+/** Takes calls that are due, and looks after each; returns how many there were. */
+const lookAfterSome = Effect.gen(function* () {
+  const due = yield* run(takeStatement(atOnce, yield* fleetHasSomebody))
+  yield* Effect.forEach(
+    due,
+    (row) =>
+      lookAfter(row).pipe(
+        Effect.catch((error) => Effect.logWarning("Not looked after", { why: error.message })),
+        Effect.catchDefect((defect) => Effect.logError("Not looked after", { why: messageOf(defect) })),
+        Effect.annotateLogs("call_id", row.sip_call_id || row.call_key),
+      ),
+    { concurrency: sideBySide, discard: true },
+  )
+  return due.length
+})
+
+// No call has a key with such a character.
+const watchKey = "\u0000 the watch"
+
+// What is taken is nobody else's for a while: a process that is told to go finishes it, as it does its hand-overs.
+const toTheEnd = <A, E, R>(work: Effect.Effect<A, E, R>) =>
+  Effect.flatMap(InFlight, (inFlight) =>
+    inFlight.share<A, E, R>(watchKey, (reply) => Effect.flatMap(work, (done) => reply(Exit.succeed(done)))),
+  ).pipe(Effect.map(({ value }) => value))
+
 const lookAfterAll = Effect.gen(function* () {
   for (const { call_key, sip_call_id } of yield* run(lapseStatement)) {
     yield* countWatched("lapsed")
@@ -137,18 +163,7 @@ const lookAfterAll = Effect.gen(function* () {
   }
   let taken: number
   do {
-    const due = yield* run(takeStatement(atOnce, yield* fleetHasSomebody))
-    taken = due.length
-    yield* Effect.forEach(
-      due,
-      (row) =>
-        lookAfter(row).pipe(
-          Effect.catch((error) => Effect.logWarning("Not looked after", { why: error.message })),
-          Effect.catchDefect((defect) => Effect.logError("Not looked after", { why: messageOf(defect) })),
-          Effect.annotateLogs("call_id", row.sip_call_id || row.call_key),
-        ),
-      { concurrency: sideBySide, discard: true },
-    )
+    taken = yield* toTheEnd(lookAfterSome)
   } while (taken === atOnce)
 })
 

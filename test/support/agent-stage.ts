@@ -218,7 +218,7 @@ export interface AgentStage {
   /** The first replica. */
   readonly service: Service
   /** One more; an empty text takes a setting away. Not waited for until it is ready, which it may never be. */
-  readonly replica: (env?: Record<string, string>) => Promise<Service>
+  readonly replica: (env?: Record<string, string>, preload?: ReadonlyArray<string>) => Promise<Service>
   /** A call to that number: its room with its caller in LiveKit, and the webhook. */
   readonly arrive: (dialed: string, more?: Arrival) => JoinEvent
   /** The caller joins LiveKit's room as the event says. */
@@ -298,7 +298,7 @@ export const startAgentStage = async (
   })
   const behave = makeBehaviours(livekit)
   const services: Array<Service> = []
-  const replica = async (more: Record<string, string> = {}) => {
+  const replica = async (more: Record<string, string> = {}, preload: ReadonlyArray<string> = []) => {
     const service = await startService(
       {
         ...database.env,
@@ -309,6 +309,7 @@ export const startAgentStage = async (
         ...more,
       },
       runtime,
+      preload,
     )
     services.push(service)
     return service

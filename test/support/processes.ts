@@ -2,6 +2,7 @@
 
 import { type ChildProcess, type ChildProcessByStdio, spawn } from "node:child_process"
 import { tmpdir } from "node:os"
+import { join } from "node:path"
 import type { Readable } from "node:stream"
 import { fileURLToPath } from "node:url"
 
@@ -11,6 +12,9 @@ const interpreters = {
   node: [`${root}node_modules/.bin/node`],
   deno: [`${root}node_modules/.bin/deno`, "run", "-A"],
 } as const
+
+// How each is told to load a module before the script.
+const preloading = { node: "--import", deno: "--preload" } as const
 
 export type Runtime = keyof typeof interpreters
 /** The runtime the tests themselves run on. */
@@ -37,12 +41,21 @@ export const start = (
     readonly args?: ReadonlyArray<string>
     readonly env?: Record<string, string>
     readonly cwd?: string
+    /** Modules to load before it. */
+    readonly preload?: ReadonlyArray<string>
   } = {},
 ): Running => {
   const [command, ...before] = interpreters[runtime]
-  const child = spawn(command, [...before, `${root}src/${script}`, ...(options.args ?? [])], {
+  const preload = (options.preload ?? []).flatMap((module) => [preloading[runtime], module])
+  const child = spawn(command, [...before, ...preload, `${root}src/${script}`, ...(options.args ?? [])], {
     cwd: options.cwd ?? tmpdir(),
-    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...options.env },
+    env: {
+      PATH: process.env["PATH"],
+      HOME: process.env["HOME"],
+      // Hundreds of processes are started from the same files.
+      NODE_COMPILE_CACHE: join(tmpdir(), "node-compile-cache"),
+      ...options.env,
+    },
     stdio: ["ignore", "pipe", "pipe"],
   })
   let output = ""

@@ -32,9 +32,17 @@ export const toBytes = (body: unknown): Uint8Array<ArrayBuffer> => {
   return new TextEncoder().encode(typeof body === "string" ? body : JSON.stringify(body))
 }
 
-/** Starts the service in production, with the tests' keys and on a free port; `env` adds to that or replaces it. */
-export const launch = (runtime: Runtime, env: Record<string, string>): Running =>
+/**
+ * Starts the service in production, with the tests' keys and on a free port; `env` adds to that or replaces it, and the
+ * modules to preload come before all else.
+ */
+export const launch = (
+  runtime: Runtime,
+  env: Record<string, string>,
+  preload: ReadonlyArray<string> = [],
+): Running =>
   start(runtime, "main.ts", {
+    preload,
     env: {
       NODE_ENV: "production",
       PORT: "0",
@@ -55,12 +63,16 @@ const toLogLine = (line: string): LogLine => {
   }
 }
 
-/** Starts the service and waits until it listens. `env` adds to, or replaces, production settings. */
+/**
+ * Starts the service and waits until it listens. `env` adds to, or replaces, production settings; the modules to
+ * preload come before all else.
+ */
 export const startService = async (
   env: Record<string, string>,
   runtime: Runtime = ownRuntime,
+  preload: ReadonlyArray<string> = [],
 ): Promise<Service> => {
-  const { child, exited, output } = launch(runtime, env)
+  const { child, exited, output } = launch(runtime, env, preload)
   const log: Array<LogLine> = []
   let rest = ""
   const listening = new Promise<number>((resolve, reject) => {
