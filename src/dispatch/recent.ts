@@ -1,5 +1,4 @@
-// What became of the calls that this process has handed over: for the time the database is away, and nobody else
-// could say so.
+// What became of the calls that this process has seen: for the time the database is away, and nobody else could say so.
 
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import type { Outcome } from "./outcome.ts"
@@ -20,12 +19,17 @@ export interface Recent {
   readonly remember: (key: string, outcome: Outcome) => void
   /** How the call ended that something was sent of. */
   readonly find: (key: string) => Outcome | undefined
+  /** The caller's leave of a call, by the time of the join that it ends, in ms since 1970. */
+  readonly leave: (key: string, joinedAtMs: number) => void
+  /** Whether the caller who joined then has left. */
+  readonly hasLeft: (key: string, joinedAtMs: number) => boolean
 }
 
 /** Bounded: the oldest call goes first, and of a large answer only that there was one is kept. */
 export const makeRecent = (): Recent => {
   const calls = new Map<string, Outcome>()
   const rooms = new Map<string, string>()
+  const leaves = new Map<string, number>()
   const put = <A>(map: Map<string, A>, key: string, value: A) => {
     map.delete(key)
     map.set(key, value)
@@ -39,5 +43,8 @@ export const makeRecent = (): Recent => {
       put(calls, key, "answer" in outcome ? { ...outcome, answer: small(outcome.answer) } : outcome)
     },
     find: (key) => calls.get(key),
+    leave: (key, joinedAtMs) => put(leaves, key, Math.max(joinedAtMs, leaves.get(key) ?? 0)),
+    // A leave ends only joins that are not later than its own.
+    hasLeft: (key, joinedAtMs) => (leaves.get(key) ?? -1) >= joinedAtMs,
   }
 }

@@ -5,7 +5,7 @@ import { Effect } from "effect"
 import { type Call, callKey, type LegEvent } from "../calls/call.ts"
 import { CallLog, mayAnswer } from "../calls/call-log.ts"
 import type { TrunkDirectory } from "../carriers/trunk-directory.ts"
-import { Settings } from "../config.ts"
+import { Settings, type SettingsShape } from "../config.ts"
 import { Backlog } from "../database/backlog.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import type { Routing } from "../routing/routing.ts"
@@ -16,12 +16,13 @@ import { extractAttributes } from "./extract-attributes.ts"
 import { isOutbound, lacksRule } from "./filter-leg.ts"
 import { isSip } from "./filter-participant.ts"
 import { isCallRoom } from "./filter-room.ts"
+import { Ledger } from "./ledger.ts"
 import { route } from "./route.ts"
 
 /** The name of an event's record in the journal. */
 export const eventRecord = "event"
 
-export type RecordNeeds = Backlog | CallLog | Sessions | Settings | TrunkDirectory | Routing
+export type RecordNeeds = Backlog | CallLog | Ledger | Sessions | Settings | TrunkDirectory | Routing
 
 // How others spell LiveKit's names once the dots are gone.
 const synonyms: Record<string, string> = {
@@ -104,6 +105,43 @@ const writeFor = (
 }
 
 /**
+ * True for an event that is written for its own sake: no caller waits for it. A room's start is not one, for LiveKit
+ * sends the caller's join only once that is answered, and an event that moves nothing takes no time to answer.
+ */
+export const onlyTells = (event: WebhookEvent, rules: SettingsShape): boolean => {
+  const { participant } = event
+  switch (nameOf(event)) {
+    case "room_started":
+      return !isCallRoom(event)
+    case "room_finished":
+      return true
+    case "participant_joined":
+      if (participant === undefined) return false
+      if (!isCallRoom(event)) return true
+      return isSip(participant)
+        ? event.event !== "participant_joined" || isOutbound({ event, participant }, rules)
+        : mayAnswer(participant)
+    case "participant_left":
+    case "participant_connection_aborted":
+      return participant !== undefined && isCallRoom(event) && (isSip(participant) || mayAnswer(participant))
+    default:
+      return false
+  }
+}
+
+const ends = new Set(["participant_left", "participant_connection_aborted"])
+
+const noteLeave = (event: WebhookEvent): Effect.Effect<void, never, Ledger | Settings> => {
+  const { participant } = event
+  if (participant === undefined || !ends.has(nameOf(event)) || !isSip(participant)) return Effect.void
+  return Effect.gen(function* () {
+    const ledger = yield* Ledger
+    const leg = { event, participant }
+    if (!isOutbound(leg, yield* Settings)) ledger.callerLeft(callKey(leg), participant.joinedAtMs)
+  })
+}
+
+/**
  * Writes the facts that the event brings; one that moves nothing reaches no database, and what a database that is
  * away cannot take now is kept for later. `claims`: the caller's own join is written by the claim that follows.
  * Returns what became of the room's session, where that was asked and is known.
@@ -115,8 +153,11 @@ export const record = (
   const write = writeFor(event, claims)
   if (write === undefined) return Effect.succeed(undefined)
   const body = { event, claims }
-  return Effect.flatMap(Backlog, (backlog) =>
-    backlog.write({ kind: "story", what: eventRecord, names: [], body }, write),
+  return Effect.andThen(
+    noteLeave(event),
+    Effect.flatMap(Backlog, (backlog) =>
+      backlog.write({ kind: "story", what: eventRecord, names: [], body }, write),
+    ),
   )
 }
 

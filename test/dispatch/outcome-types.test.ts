@@ -123,6 +123,7 @@ describe("a hand-over that was not sent", () => {
           Ledger,
           Ledger.of({
             claim: unused,
+            callerLeft: () => {},
             settle: unused,
             ask: unused,
             askNow: unused,

@@ -7,7 +7,7 @@ import { beforeEach, describe, expect, it } from "vitest"
 import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
 import { openJournal } from "../../src/database/journal.ts"
 import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
-import { type JoinEvent, joinEvent } from "../support/events.ts"
+import { type JoinEvent, joinEvent, leaveOf } from "../support/events.ts"
 import { type Forwarder, startForwarder } from "../support/forwarder.ts"
 import { runtimes } from "../support/processes.ts"
 import { type Service, startService } from "../support/service.ts"
@@ -21,9 +21,14 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
   let dataDir: string
   let service: Service
 
+  const admin = (sql: string) => database.query(sql)
+  const name = () => new URL(database.url).pathname.slice(1)
+  const role = () => `owner_of_${name()}`
+
   const start = async () => {
     const url = new URL(database.url)
     url.port = String(line.port)
+    url.username = role()
     return startService({ DATABASE_URL: url.href, DATA_DIR: dataDir, CORE_FLEET: worker.url }, runtime)
   }
   const ready = (replica: Service) =>
@@ -31,6 +36,8 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
 
   beforeEach(async () => {
     database = await makePostgresDatabase()
+    // A limit of connections holds for nobody who is a superuser.
+    await admin(`CREATE ROLE ${role()} LOGIN PASSWORD 'test'; ALTER DATABASE ${name()} OWNER TO ${role()}`)
     const real = new URL(database.url)
     line = await startForwarder({ host: real.hostname, port: Number(real.port) })
     worker = await startWorker()
@@ -42,6 +49,9 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
       await service.stop("SIGKILL")
       await line.cut().catch(() => {})
       await worker.stop()
+      await admin(
+        `ALTER DATABASE ${name()} OWNER TO CURRENT_USER; DROP OWNED BY ${role()}; DROP ROLE ${role()}`,
+      )
       await database.drop()
       await rm(dataDir, { recursive: true, force: true })
     }
@@ -76,15 +86,21 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
   const written = (join: JoinEvent, state: string) =>
     eventually(`the row says ${state}`, async () => (await rowOf(join))?.state === state)
 
-  const admin = (sql: string) => database.query(sql)
-  const name = () => new URL(database.url).pathname.slice(1)
   const disconnectAll = () =>
     admin(
       "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'switchhook%'",
     )
 
   const faults: ReadonlyArray<
-    readonly [string, { readonly begin: () => Promise<unknown>; readonly end: () => Promise<unknown> }]
+    readonly [
+      string,
+      {
+        readonly begin: () => Promise<unknown>
+        readonly end: () => Promise<unknown>
+        /** What the service says is wrong with it. */
+        readonly says?: string
+      },
+    ]
   > = [
     ["is gone", { begin: () => line.cut(), end: () => line.restore() }],
     ["hangs, and closes nothing", { begin: async () => line.hang(), end: () => line.restore() }],
@@ -101,6 +117,17 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
           )
           await disconnectAll()
         },
+      },
+    ],
+    [
+      "has no connection left",
+      {
+        begin: async () => {
+          await admin(`ALTER ROLE ${role()} CONNECTION LIMIT 0`)
+          await disconnectAll()
+        },
+        end: () => admin(`ALTER ROLE ${role()} CONNECTION LIMIT -1`),
+        says: "too many connections",
       },
     ],
   ]
@@ -144,6 +171,8 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
         expect.stringMatching(/calls go through, [1-9]\d* claims and [1-9]\d* events wait on disk/),
       ])
 
+      if (fault.says !== undefined) expect(readiness.text).toContain(fault.says)
+
       await fault.end()
       await ready(service)
       await written(call, "accepted")
@@ -158,6 +187,21 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
       expect(text).toMatch(/^switchhook_backlog\{kind="claim"\} 0$/m)
     },
   )
+
+  it("a caller of whose leave it has heard gets nobody, unless they come back", async () => {
+    await line.cut()
+    const call = joinEvent()
+    expect((await ring(leaveOf(call))).status).toBe(200)
+    expect(await ring(call)).toMatchObject({ status: 200, json: { outcome: "left" } })
+    const later = String(Number(call.participant.joinedAtMs) + 1)
+    const back = { ...call, participant: { ...call.participant, sid: "PA_back", joinedAtMs: later } }
+    expect(seen(call)).toBe(0)
+    expect(await ring(back)).toMatchObject({ status: 200, json: { worker: worker.name } })
+    expect(seen(call)).toBe(1)
+    await line.restore()
+    await written(call, "accepted")
+    expect(await rowOf(call)).toMatchObject({ status: "ringing", attempts: 1 })
+  })
 
   it("a process that is killed leaves its claims to the next one, which gives no call out again", async () => {
     await line.cut()
