@@ -29,6 +29,26 @@ export type Network = readonly [address: ipaddr.IPv4 | ipaddr.IPv6, prefix: numb
 /** `failed`: those that no worker is known to have taken; `all`: also those that one has. */
 export type Rescue = "failed" | "all" | "off"
 
+/** What a client may take of time, size and number; whoever wants more is refused. */
+export interface Limits {
+  /** Until the headers are there, in ms. */
+  readonly headersTimeoutMs: number
+  /** Until the whole request is there, in ms. */
+  readonly requestTimeoutMs: number
+  /** How long a connection stays open between two requests, in ms. */
+  readonly keepAliveMs: number
+  /** Bytes of one body. */
+  readonly bodySize: number
+  /** Bytes of all bodies that are still arriving, beyond the first few KiB of each. */
+  readonly bodiesSize: number
+  /** Bytes of the request line and all headers. */
+  readonly headersSize: number
+  readonly headers: number
+  readonly connections: number
+  /** Connections from one address (IPv6: one /64) that is none of `trustedProxies`. */
+  readonly connectionsPerSource: number
+}
+
 /** Who answers a number: a worker of the fleet, or an agent of LiveKit's. */
 export type InboundTarget = "fleet" | "agent"
 
@@ -73,6 +93,9 @@ export interface SettingsShape {
   readonly trustedProxies: ReadonlyArray<Network>
   /** Requests per minute and source that are not validly signed. */
   readonly rateLimitPerMinute: number
+  readonly limits: Limits
+  /** How many requests and claims may be in work at once. */
+  readonly maxInWork: number
   /** True where a secret that anybody can read in the documentation is in use (development only). */
   readonly developmentDefaults: boolean
 }
@@ -110,6 +133,18 @@ interface Setting<A> {
 
 const between = (low: number, high: number) => (raw: string) => {
   const value = /^\d{1,9}$/.test(raw) ? Number(raw) : Number.NaN
+  return value >= low && value <= high ? value : undefined
+}
+
+const seconds = (low: number, high: number) => (raw: string) => {
+  const value = Number(/^(\d{1,9}(?:\.\d{1,9})?)\s*s?$/.exec(raw)?.[1] ?? Number.NaN)
+  return value >= low && value <= high ? Math.round(value * 1000) : undefined
+}
+
+const units = { "": 1, KiB: 1024, MiB: 1024 * 1024 } as const
+const bytes = (low: number, high: number) => (raw: string) => {
+  const [, count, unit = ""] = /^(\d{1,9})\s*(KiB|MiB)?$/.exec(raw) ?? []
+  const value = count === undefined ? Number.NaN : Number(count) * units[unit as keyof typeof units]
   return value >= low && value <= high ? value : undefined
 }
 
@@ -268,12 +303,7 @@ const settings = {
   answerWithinMs: {
     name: "ANSWER_WITHIN",
     expects: "seconds, 5 at least, like 20 s",
-    read: (raw) => {
-      const seconds = /^(\d+(?:\.\d+)?)\s*s?$/.exec(raw)?.[1]
-      return seconds === undefined || Number(seconds) < 5 || Number(seconds) > 3600
-        ? undefined
-        : Math.round(Number(seconds) * 1000)
-    },
+    read: seconds(5, 3600),
     fallback: 20_000,
   },
   rescue: {
@@ -328,6 +358,68 @@ const settings = {
     expects: "requests per minute, from 1 to 1000000",
     read: between(1, 1_000_000),
     fallback: 100,
+  },
+  headersTimeoutMs: {
+    name: "HEADERS_TIMEOUT",
+    expects: "seconds from 0.1 to 600, like 5 s",
+    read: seconds(0.1, 600),
+    fallback: 5_000,
+  },
+  requestTimeoutMs: {
+    name: "REQUEST_TIMEOUT",
+    expects: "seconds from 0.1 to 600, like 10 s",
+    read: seconds(0.1, 600),
+    fallback: 10_000,
+  },
+  // LiveKit's Go client, and most proxies, keep an idle connection for up to 90 s: closed by us first, it would
+  // cost an event a retry.
+  keepAliveMs: {
+    name: "KEEP_ALIVE",
+    expects: "seconds from 1 to 3600, like 95 s",
+    read: seconds(1, 3600),
+    fallback: 95_000,
+  },
+  bodySize: {
+    name: "MAX_BODY_SIZE",
+    expects: "a size from 16 KiB to 64 MiB, like 1 MiB",
+    read: bytes(16 * units.KiB, 64 * units.MiB),
+    fallback: 1 * units.MiB,
+  },
+  bodiesSize: {
+    name: "MAX_BODIES_SIZE",
+    expects: "a size from 1 MiB to 4096 MiB, like 64 MiB",
+    read: bytes(1 * units.MiB, 4096 * units.MiB),
+    fallback: 64 * units.MiB,
+  },
+  headersSize: {
+    name: "MAX_HEADERS_SIZE",
+    expects: "a size from 4 KiB to 1 MiB, like 16 KiB",
+    read: bytes(4 * units.KiB, 1 * units.MiB),
+    fallback: 16 * units.KiB,
+  },
+  headers: {
+    name: "MAX_HEADERS",
+    expects: "a number from 20 to 2000",
+    read: between(20, 2_000),
+    fallback: 100,
+  },
+  connections: {
+    name: "MAX_CONNECTIONS",
+    expects: "a number from 1 to 1000000",
+    read: between(1, 1_000_000),
+    fallback: 10_000,
+  },
+  connectionsPerSource: {
+    name: "MAX_CONNECTIONS_PER_SOURCE",
+    expects: "a number from 1 to 1000000",
+    read: between(1, 1_000_000),
+    fallback: 5_000,
+  },
+  maxInWork: {
+    name: "MAX_IN_WORK",
+    expects: "a number from 1 to 1000000",
+    read: between(1, 1_000_000),
+    fallback: 256,
   },
 } satisfies Record<string, Setting<any>>
 
@@ -384,6 +476,19 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
   const allowedSources = yield* read(settings.allowedSources)
   const trustedProxies = yield* read(settings.trustedProxies)
   const rateLimitPerMinute = yield* read(settings.rateLimitPerMinute)
+  const limits: Limits = {
+    headersTimeoutMs: yield* read(settings.headersTimeoutMs),
+    requestTimeoutMs: yield* read(settings.requestTimeoutMs),
+    keepAliveMs: yield* read(settings.keepAliveMs),
+    bodySize: yield* read(settings.bodySize),
+    bodiesSize: yield* read(settings.bodiesSize),
+    headersSize: yield* read(settings.headersSize),
+    headers: yield* read(settings.headers),
+    connections: yield* read(settings.connections),
+    connectionsPerSource: yield* read(settings.connectionsPerSource),
+  }
+
+  const maxInWork = yield* read(settings.maxInWork)
 
   const production = environment === "production"
   const badNames = new Set(lines.map((line) => line.slice(0, line.indexOf(":"))))
@@ -427,6 +532,12 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     if (used && Option.isNone(livekitUrl) && !badNames.has("LIVEKIT_URL"))
       lines.push(`${name}: agents are dispatched through LiveKit's API, so LIVEKIT_URL must be set, too`)
   }
+  const notBeyond = (name: string, value: number, other: string, most: number) => {
+    if (value > most && !badNames.has(name) && !badNames.has(other))
+      lines.push(`${name}: must not be more than ${other}`)
+  }
+  notBeyond("HEADERS_TIMEOUT", limits.headersTimeoutMs, "REQUEST_TIMEOUT", limits.requestTimeoutMs)
+  notBeyond("MAX_BODY_SIZE", limits.bodySize, "MAX_BODIES_SIZE", limits.bodiesSize)
   needsLiveKit("INBOUND_TARGET", inboundTarget === "agent")
   needsLiveKit("FALLBACK_AGENT", Option.isSome(fallbackAgent))
   if (lines.length > 0) return yield* new BadSettings({ lines })
@@ -473,6 +584,8 @@ export const readSettings: Effect.Effect<SettingsShape, BadSettings> = Effect.ge
     allowedSources,
     trustedProxies,
     rateLimitPerMinute,
+    limits,
+    maxInWork,
     developmentDefaults: Option.isNone(apiSecret) || Option.isNone(coreSecret),
   }
 })

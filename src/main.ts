@@ -19,6 +19,7 @@ import { Draining } from "./http/draining.ts"
 import { RateLimit } from "./http/rate-limit.ts"
 import { serverLayer } from "./http/server.ts"
 import { LiveKit } from "./livekit/livekit.ts"
+import { loadLayer } from "./load.ts"
 import { loggingLayer } from "./logging.ts"
 import { Routing } from "./routing/routing.ts"
 import { Sessions } from "./sessions/sessions.ts"
@@ -29,7 +30,7 @@ const logging = Layer.unwrap(Effect.map(Settings, loggingLayer))
 
 const service = Layer.mergeAll(banner, watchLayer, catchUpLayer).pipe(
   Layer.provideMerge(serverLayer),
-  Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer, RateLimit.layer)),
+  Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer, RateLimit.layer, loadLayer)),
   Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, CallLog.layer, Sessions.layer)),
   Layer.provideMerge(Layer.mergeAll(TrunkDirectory.layer, Routing.layer, Fleet.layerNoDeps)),
   Layer.provideMerge(Layer.mergeAll(WorkerClient.layer, LiveKit.layer, Cache.layer, Backlog.layer)),

@@ -68,8 +68,19 @@ const watched = Metric.counter("switchhook_watch_total", {
   incremental: true,
 })
 const refused = Metric.counter("switchhook_refused_total", {
-  description: "Requests turned away before anything was read of them, by reason.",
+  description: "Requests and connections turned away before anything was done for them, by reason.",
   incremental: true,
+})
+const shed = Metric.counter("switchhook_shed_total", {
+  description: "Requests turned away because too much is in work, by kind.",
+  incremental: true,
+})
+const inWork = Metric.gauge("switchhook_in_work", { description: "Requests and claims in work." })
+const inWorkAllowed = Metric.gauge("switchhook_in_work_allowed", {
+  description: "How many may be: MAX_IN_WORK, or less while the thread is lastingly late.",
+})
+const loopLate = Metric.gauge("switchhook_loop_late_seconds", {
+  description: "How late the process's thread was when it was last looked at.",
 })
 const workerGauges = {
   up: Metric.gauge("switchhook_worker_up", { description: "1 where the worker may take a call." }),
@@ -132,9 +143,35 @@ export const showBacklog = Effect.fnUntraced(function* (size: {
 export const countWatched = (what: string): Effect.Effect<void> =>
   Metric.update(Metric.withAttributes(watched, { what }), 1)
 
-/** `reason` is `source` or `rate`. */
-export const countRefused = (reason: string): Effect.Effect<void> =>
+/** Why a request, or a connection, was turned away. */
+export type RefusedReason =
+  | "source"
+  | "rate"
+  | "timeout"
+  | "headers"
+  | "size"
+  | "bodies"
+  | "malformed"
+  | "connections"
+  | "source-connections"
+
+export const countRefused = (reason: RefusedReason): Effect.Effect<void> =>
   Metric.update(Metric.withAttributes(refused, { reason }), 1)
+
+/** `kind` is `unsigned`, `record`, `admin` or `call`. */
+export const countShed = (kind: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(shed, { kind }), 1)
+
+/** How much is in work. */
+export const showLoad = Effect.fnUntraced(function* (load: {
+  readonly inWork: number
+  readonly allowed: number
+  readonly lateMs: number
+}) {
+  yield* Metric.update(inWork, load.inWork)
+  yield* Metric.update(inWorkAllowed, load.allowed)
+  yield* Metric.update(loopLate, load.lateMs / 1_000)
+})
 
 /** Measures how long a stage takes, however it ends. */
 export const timed =

@@ -42,6 +42,18 @@ describe("the settings", () => {
       outboundTrunks: new Set(),
       requireDispatchRule: false,
       developmentDefaults: true,
+      limits: {
+        headersTimeoutMs: 5_000,
+        requestTimeoutMs: 10_000,
+        keepAliveMs: 95_000,
+        bodySize: 1024 * 1024,
+        bodiesSize: 64 * 1024 * 1024,
+        headersSize: 16 * 1024,
+        headers: 100,
+        connections: 10_000,
+        connectionsPerSource: 5_000,
+      },
+      maxInWork: 256,
     })
     expect(keysOf({})).toEqual([["devkey", "secret"]])
     expect(Redacted.value(settings.coreSecret)).toBe("dev-core-secret")
@@ -58,8 +70,30 @@ describe("the settings", () => {
       REQUIRE_DISPATCH_RULE: "true",
       ANSWER_WITHIN: "7.5s",
       RESCUE: "all",
+      HEADERS_TIMEOUT: "0.5",
+      REQUEST_TIMEOUT: "0.5s",
+      KEEP_ALIVE: "65 s",
+      MAX_BODY_SIZE: "65536",
+      MAX_BODIES_SIZE: "8MiB",
+      MAX_HEADERS_SIZE: "32 KiB",
+      MAX_HEADERS: "50",
+      MAX_CONNECTIONS: "2000",
+      MAX_CONNECTIONS_PER_SOURCE: "3000",
+      MAX_IN_WORK: "64",
     })
     expect(settings).toMatchObject({
+      limits: {
+        headersTimeoutMs: 500,
+        requestTimeoutMs: 500,
+        keepAliveMs: 65_000,
+        bodySize: 65_536,
+        bodiesSize: 8 * 1024 * 1024,
+        headersSize: 32 * 1024,
+        headers: 50,
+        connections: 2_000,
+        connectionsPerSource: 3_000,
+      },
+      maxInWork: 64,
       answerWithinMs: 7_500,
       rescue: "all",
       port: 8080,
@@ -135,6 +169,18 @@ describe("a bad value", () => {
     ["ANSWER_WITHIN", "4.9 s"],
     ["ANSWER_WITHIN", "1 minute"],
     ["RESCUE", "everything"],
+    ["HEADERS_TIMEOUT", "0"],
+    ["HEADERS_TIMEOUT", "5 ms"],
+    ["REQUEST_TIMEOUT", "601"],
+    ["KEEP_ALIVE", "-1"],
+    ["MAX_BODY_SIZE", "1 MB"],
+    ["MAX_BODY_SIZE", "1.5 MiB"],
+    ["MAX_BODY_SIZE", "1"],
+    ["MAX_BODIES_SIZE", "Infinity"],
+    ["MAX_HEADERS_SIZE", "1 GiB"],
+    ["MAX_HEADERS", "19"],
+    ["MAX_CONNECTIONS", "0"],
+    ["MAX_CONNECTIONS_PER_SOURCE", "many"],
     ["REQUIRE_DISPATCH_RULE", "on!"],
     ["REQUIRE_DISPATCH_RULE", "constructor"],
     ["REQUIRE_DISPATCH_RULE", "__proto__"],
@@ -223,6 +269,16 @@ describe("a bad value", () => {
       expect(shown).not.toContain(secret)
       expect(shown).not.toContain("password")
     }
+  })
+})
+
+describe("the limits", () => {
+  it("of a part are none beyond those of the whole", () => {
+    expect(named({ HEADERS_TIMEOUT: "11 s" })).toEqual(["HEADERS_TIMEOUT"])
+    expect(named({ HEADERS_TIMEOUT: "11 s", REQUEST_TIMEOUT: "11 s" })).toEqual([])
+    expect(named({ HEADERS_TIMEOUT: "11 s", REQUEST_TIMEOUT: "x" })).toEqual(["REQUEST_TIMEOUT"])
+    expect(named({ MAX_BODIES_SIZE: "1 MiB" })).toEqual([])
+    expect(named({ MAX_BODY_SIZE: "2 MiB", MAX_BODIES_SIZE: "1 MiB" })).toEqual(["MAX_BODY_SIZE"])
   })
 })
 

@@ -73,6 +73,10 @@ const problems: Record<string, Explanation> = {
     "Without its database the service cannot tell whether the call was handed over already.",
     `Is the database of DATABASE_URL running? ${look}`,
   ),
+  Overloaded: failed(
+    "The service has more to do than it can do soon, and did not begin with this; LiveKit would send it again.",
+    "See MAX_IN_WORK, and switchhook_in_work in its /metrics.",
+  ),
   "Dispatch failed": failed(
     "A worker was chosen, but did not answer, or answered with a redirect, or could not be reached.",
     `Look for "Dispatch failed" in the service's log.`,

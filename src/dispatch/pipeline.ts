@@ -3,7 +3,10 @@
 import { Effect, Result } from "effect"
 import { type Call, callKey } from "../calls/call.ts"
 import { TrunkDirectory } from "../carriers/trunk-directory.ts"
+import { Settings } from "../config.ts"
 import type { DatabaseError } from "../database/errors.ts"
+import { failpoint } from "../failpoint.ts"
+import { aside, Load, type Overloaded } from "../load.ts"
 import { countEvent, countReplay, measured, timed } from "../metrics.ts"
 import type { SessionMoved } from "../sessions/sessions.ts"
 import type { InvalidPayload, WebhookEvent } from "../webhook/event.ts"
@@ -20,7 +23,7 @@ import { filterParticipant } from "./filter-participant.ts"
 import { filterRoom } from "./filter-room.ts"
 import { type HandedOver, type HandOverError, type HandOverNeeds, handOver } from "./hand-over.ts"
 import type { Ignored } from "./ignored.ts"
-import { type RecordNeeds, record, recordShared } from "./record.ts"
+import { onlyTells, type RecordNeeds, record, recordShared } from "./record.ts"
 import { route } from "./route.ts"
 import { release, selectTaker } from "./select-taker.ts"
 
@@ -30,6 +33,7 @@ export type PipelineError =
   | InvalidSignature
   | InvalidPayload
   | Ignored
+  | Overloaded
   | HandOverError
   | DatabaseError
 
@@ -44,7 +48,8 @@ export type PipelineNeeds = Keys | RecordNeeds | HandOverNeeds
 const dispatchCall = Effect.fnUntraced(function* (
   call: Call,
 ): Effect.fn.Return<Dispatched, HandOverError, PipelineNeeds> {
-  const { shared, value: end } = yield* handOver(call)
+  // A hand-over counts by itself, whoever waits for it.
+  const { shared, value: end } = yield* aside(handOver(call))
   // The claim has kept what the other delivery said; this one may be a newer join.
   if (shared) yield* recordShared(call)
   const replayed = shared || end._tag !== "HandedOver"
@@ -68,15 +73,25 @@ const callOf = Effect.fnUntraced(function* (event: WebhookEvent, authenticateMs:
   return call
 })
 
+/** Turns an event away that only tells a story, before it is written, where that is too much. */
+const unlessTooMuch = Effect.fnUntraced(function* (event: WebhookEvent) {
+  const load = yield* Load
+  if (load.refuses("record") && onlyTells(event, yield* Settings)) yield* load.refuse("record")
+})
+
 /** Verifies, records, filters, extracts, routes, selects, claims, hands over. */
 export const dispatch = Effect.fnUntraced(function* (
   request: SignedRequest,
 ): Effect.fn.Return<Dispatched, PipelineError, PipelineNeeds> {
   let name: string | undefined
   const stages = Effect.gen(function* () {
+    yield* failpoint("received", request.body)
     const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
+    yield* failpoint("verified", request.body)
     name = event.event
+    yield* unlessTooMuch(event)
     yield* timed("record")(record(event, { claims: true }))
+    yield* failpoint("recorded", request.body)
     const call = yield* callOf(event, ms)
     return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
   })

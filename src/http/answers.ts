@@ -6,11 +6,17 @@ import { HttpServerResponse, ProblemDetails } from "effect/http"
 import type { HandedOver } from "../dispatch/hand-over.ts"
 import type { Dispatched, PipelineError, Received } from "../dispatch/pipeline.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
+import type { Overloaded } from "../load.ts"
 import type { InvalidSignature } from "../webhook/signature.ts"
 
-/** The body was larger than 1 MiB. */
+/** The body is larger than `MAX_BODY_SIZE`. */
 export interface TooLarge {
   readonly _tag: "TooLarge"
+}
+
+/** Large bodies from everybody together are more than `MAX_BODIES_SIZE`. */
+export interface TooMuchAtOnce {
+  readonly _tag: "TooMuchAtOnce"
 }
 
 /** The sender hung up or sent something that is no HTTP. */
@@ -35,28 +41,50 @@ export interface Unexpected {
 }
 
 /** Every failure before, and beside, what the pipeline itself fails with. */
-export type Refusal = TooLarge | BrokenOff | SourceNotAllowed | RateLimited | Unexpected
+export type Refusal =
+  | TooLarge
+  | TooMuchAtOnce
+  | BrokenOff
+  | SourceNotAllowed
+  | RateLimited
+  | Overloaded
+  | Unexpected
 
 type Success = Dispatched["end"] | Extract<PipelineError, { _tag: "Ignored" }>
 type Failure = Exclude<PipelineError, Success> | Refusal
 type Answer = HttpServerResponse.HttpServerResponse
 
-const titles: Record<number, string> = {
+/** The reason phrases of the statuses that are ours. */
+export const titles: Readonly<Record<number, string>> = {
   400: "Bad Request",
   401: "Unauthorized",
   403: "Forbidden",
   404: "Not Found",
   405: "Method Not Allowed",
+  408: "Request Timeout",
   413: "Content Too Large",
+  417: "Expectation Failed",
   429: "Too Many Requests",
+  431: "Request Header Fields Too Large",
   500: "Internal Server Error",
   502: "Bad Gateway",
   503: "Service Unavailable",
 }
 
+const problemOf = (status: number, detail: string) => ({
+  type: "about:blank",
+  title: titles[status] ?? "Error",
+  status,
+  detail,
+})
+
 /** An error of our own, RFC 9457. Never with `Retry-After`: it would replace LiveKit's own, longer pauses. */
 export const problem = (status: number, detail: string): Answer =>
-  ProblemDetails.toResponse({ type: "about:blank", title: titles[status] ?? "Error", status, detail })
+  ProblemDetails.toResponse(problemOf(status, detail))
+
+/** The same, as it stands in the body. */
+export const problemBody = (status: number, detail: string): string =>
+  JSON.stringify(problemOf(status, detail))
 
 /** How a failure is told: the status, the words, and the code of the URL that has codes. */
 interface Telling {
@@ -74,6 +102,7 @@ const failures: { readonly [Tag in Failure["_tag"]]: Telling } = {
   BrokenOff: { status: 400, detail: "The request broke off", code: "E_WEBHOOK_INVALID_PAYLOAD" },
   SourceNotAllowed: { status: 403, detail: "Source not allowed", code: "E_WEBHOOK_SOURCE_NOT_ALLOWED" },
   TooLarge: { status: 413, detail: "Payload too large", code: "E_WEBHOOK_PAYLOAD_TOO_LARGE" },
+  TooMuchAtOnce: { status: 429, detail: "Too many large requests at once", code: "E_WEBHOOK_RATE_LIMITED" },
   RateLimited: { status: 429, detail: "Too many requests", code: "E_WEBHOOK_RATE_LIMITED" },
   Unexpected: { status: 500, detail: "Internal error", code: "E_WEBHOOK_INTERNAL" },
   DispatchFailed: { status: 502, detail: "Dispatch failed", code: unavailable },
@@ -81,20 +110,29 @@ const failures: { readonly [Tag in Failure["_tag"]]: Telling } = {
   NoHealthyFleet: { status: 503, detail: "No healthy fleet", code: unavailable },
   NoAgent: { status: 503, detail: "No agent", code: unavailable },
   InFlightElsewhere: { status: 503, detail: "Call in flight", code: unavailable },
+  Overloaded: { status: 503, detail: "Overloaded", code: unavailable },
   DatabaseUnavailable: { status: 503, detail: "Database unavailable", code: unavailable },
   QueryRefused: { status: 503, detail: "Database unavailable", code: unavailable },
 }
 
-// Only whoever is not validly signed is ever told when to come back.
-const withRetryAfter = (failure: Failure, response: Answer): Answer =>
-  failure._tag === "RateLimited"
-    ? HttpServerResponse.setHeader(response, "Retry-After", String(failure.retryAfterSeconds))
-    : response
+const withHeaders = (failure: Failure, response: Answer): Answer => {
+  switch (failure._tag) {
+    // Only whoever is not validly signed is ever told when to come back.
+    case "RateLimited":
+      return HttpServerResponse.setHeader(response, "Retry-After", String(failure.retryAfterSeconds))
+    // The rest of the body is not read.
+    case "TooLarge":
+    case "TooMuchAtOnce":
+      return HttpServerResponse.setHeader(response, "Connection", "close")
+    default:
+      return response
+  }
+}
 
 /** A failure as problem details. */
 export const failureAnswer = (failure: Failure): Answer => {
   const { detail, status } = failures[failure._tag]
-  return withRetryAfter(failure, problem(status, detail))
+  return withHeaders(failure, problem(status, detail))
 }
 
 const reasonOf = (failure: Failure, detail: string) =>
@@ -111,15 +149,17 @@ const makeErrorId = () =>
     return from[randomInt(from.length)]
   }).join("")
 
+const ofFloods = new Set<Failure["_tag"]>(["RateLimited", "Overloaded", "TooMuchAtOnce"])
+
 /** A failure as the session URL tells it; its id stands in the log, too. */
 export const sessionFailure = (failure: Failure): Effect.Effect<Answer> => {
   const { code, detail, status } = failures[failure._tag]
   const erresid = makeErrorId()
   const errmesg = reasonOf(failure, detail)
   const body = { success: false, errcode: code, erresid, errmesg }
-  const response = withRetryAfter(failure, HttpServerResponse.jsonUnsafe(body, { status }))
+  const response = withHeaders(failure, HttpServerResponse.jsonUnsafe(body, { status }))
   // Whoever floods us, and is refused for that, must not fill the log as well.
-  const tell = failure._tag === "RateLimited" ? Effect.logDebug : Effect.logWarning
+  const tell = ofFloods.has(failure._tag) ? Effect.logDebug : Effect.logWarning
   return Effect.as(tell("Session webhook failed", { errcode: code, erresid, errmesg }), response)
 }
 

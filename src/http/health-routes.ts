@@ -7,7 +7,8 @@ import { Settings } from "../config.ts"
 import { Backlog } from "../database/backlog.ts"
 import { Database } from "../database/database.ts"
 import { Fleet } from "../fleet/fleet.ts"
-import { showBacklog, showBuild, showWorkers } from "../metrics.ts"
+import { Load } from "../load.ts"
+import { showBacklog, showBuild, showLoad, showWorkers } from "../metrics.ts"
 import { runtime, version } from "../version.ts"
 import { Keys } from "../webhook/keys.ts"
 import { problem } from "./answers.ts"
@@ -44,18 +45,26 @@ const reasons = Effect.gen(function* () {
   return found
 })
 
-const readiness = Effect.map(reasons, (found) =>
-  HttpServerResponse.jsonUnsafe(
-    { status: found.length === 0 ? "ready" : "not ready", reasons: found },
+// Shedding is said, and is no reason: were it one, the other replicas would get the load of this one, too.
+const readiness = Effect.gen(function* () {
+  const found = yield* reasons
+  const { shed } = (yield* Load).view()
+  return HttpServerResponse.jsonUnsafe(
+    {
+      status: found.length === 0 ? "ready" : "not ready",
+      reasons: found,
+      ...(shed.length === 0 ? {} : { shedding: shed }),
+    },
     { status: found.length === 0 ? 200 : 503 },
-  ),
-)
+  )
+})
 
 const metrics = Effect.gen(function* () {
   const fleet = yield* Fleet
   yield* showWorkers(yield* fleet.view)
   yield* showBuild(version, runtime)
   yield* showBacklog((yield* Backlog).size())
+  yield* showLoad((yield* Load).view())
   const body = yield* PrometheusMetrics.format()
   return HttpServerResponse.text(body, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
 })

@@ -13,6 +13,8 @@ export type Taken =
 interface Debt {
   readonly used: number
   readonly at: number
+  /** When it last sent something that was validly signed. */
+  signedAt: number
 }
 
 const mostSources = 10_000
@@ -22,6 +24,8 @@ const mostSources = 10_000
 const cost = 60_000
 
 const allowed: Taken = { allowed: true }
+
+const vouchedForMs = 60_000
 
 /**
  * A bucket for each source: full at first, `RATE_LIMIT_PER_MINUTE` requests deep, refilled continuously.
@@ -36,6 +40,13 @@ export class RateLimit extends Context.Service<
   {
     /** Counts one request of a source, unless it is over its limit. */
     readonly take: (bucket: string) => Taken
+    /** Notes that a source has sent something that is validly signed. */
+    readonly vouch: (bucket: string) => void
+    /**
+     * Whether a source has lately sent much without a valid signature, and nothing with one: where many senders are
+     * behind one address, LiveKit may be one of them.
+     */
+    readonly isSuspect: (bucket: string) => boolean
   }
 >()("switchhook/http/RateLimit") {
   static readonly layer = Layer.effect(
@@ -55,21 +66,36 @@ export class RateLimit extends Context.Service<
         return undefined
       }
 
+      const usedBy = (debt: Debt | undefined, now: number) =>
+        debt === undefined ? 0 : Math.max(0, debt.used - (now - debt.at) * rateLimitPerMinute)
+
       const take = (bucket: string): Taken => {
         const now = Math.floor(monotonicMs(clock))
-        const before = debts.get(bucket) ?? (debts.size < mostSources ? undefined : forgetOldest())
-        const refilled = before === undefined ? 0 : (now - before.at) * rateLimitPerMinute
-        const used = Math.max(0, (before?.used ?? 0) - refilled)
+        const known = debts.get(bucket)
+        const before = known ?? (debts.size < mostSources ? undefined : forgetOldest())
+        const signedAt = known?.signedAt ?? Number.NEGATIVE_INFINITY
+        const used = usedBy(before, now)
         const excess = used + cost - capacity
         // A refused request costs nothing, but keeps its source from being forgotten while it floods us.
         debts.delete(bucket)
-        debts.set(bucket, { used: excess > 0 ? used : used + cost, at: now })
+        debts.set(bucket, { used: excess > 0 ? used : used + cost, at: now, signedAt })
         return excess > 0
           ? { allowed: false, retryAfterSeconds: Math.ceil(excess / (rateLimitPerMinute * 1_000)) }
           : allowed
       }
 
-      return RateLimit.of({ take })
+      const vouch = (bucket: string): void => {
+        const debt = debts.get(bucket)
+        if (debt !== undefined) debt.signedAt = monotonicMs(clock)
+      }
+
+      const isSuspect = (bucket: string): boolean => {
+        const debt = debts.get(bucket)
+        const now = Math.floor(monotonicMs(clock))
+        return debt !== undefined && usedBy(debt, now) >= capacity / 2 && now - debt.signedAt > vouchedForMs
+      }
+
+      return RateLimit.of({ take, vouch, isSuspect })
     }),
   )
 }

@@ -1,33 +1,19 @@
-// What all webhook URLs do before and after their own work: who may call, how much, and which bytes came.
+// What all webhook URLs do before and after their own work: who may call, and how much.
 
-import { ByteSize, Effect, Option } from "effect"
-import { HttpIncomingMessage, HttpServerRequest, type HttpServerResponse } from "effect/http"
+import { Effect, Option } from "effect"
+import { HttpServerRequest, type HttpServerResponse } from "effect/http"
 import { Settings } from "../config.ts"
+import { type Kind, Load } from "../load.ts"
 import { countEvent, countRefused } from "../metrics.ts"
 import { MissingAuth } from "../webhook/signature.ts"
 import type { RateLimited, Refusal, SourceNotAllowed } from "./answers.ts"
 import { RateLimit } from "./rate-limit.ts"
 import { isAllowed, type Source, sourceOf } from "./source.ts"
+import { sparingly } from "./sparingly.ts"
 
 type Answer = HttpServerResponse.HttpServerResponse
 
 export type ReceivingNeeds = Settings | RateLimit
-
-const largestBody = ByteSize.mebibytes(1)
-
-// `request.text` would drop a BOM and replace bad bytes, and the hash would not match what was signed.
-/** The body's exact bytes. */
-export const readBytes: Effect.Effect<Uint8Array, Refusal, HttpServerRequest.HttpServerRequest> =
-  Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) => request.arrayBuffer).pipe(
-    Effect.provideService(HttpIncomingMessage.MaxBodySize, largestBody),
-    Effect.map((buffer) => new Uint8Array(buffer)),
-    Effect.mapError(
-      (error): Refusal =>
-        error.reason._tag === "RequestParseError" && error.reason.reason === "BodyTooLarge"
-          ? { _tag: "TooLarge" }
-          : { _tag: "BrokenOff" },
-    ),
-  )
 
 /** The token of `Authorization`; without one nothing of the body is read. */
 export const authorizationOf: Effect.Effect<string, MissingAuth, HttpServerRequest.HttpServerRequest> =
@@ -37,23 +23,11 @@ export const authorizationOf: Effect.Effect<string, MissingAuth, HttpServerReque
   })
 
 // A wrong key loses every call for good, so it must be seen; but whoever sends garbage must not fill the log.
-const refusalsEveryMs = 1_000
-let lastRefusal = Number.NEGATIVE_INFINITY
-let unsaid = 0
 const told = new Set(["InvalidSignature", "InvalidPayload"])
+const warnOfRefusal = sparingly("Webhook refused")
 
 const tellRefusal = (error: { readonly _tag: string; readonly why?: unknown }): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    if (!told.has(error._tag)) return Effect.void
-    if (performance.now() - lastRefusal < refusalsEveryMs) {
-      unsaid++
-      return Effect.void
-    }
-    lastRefusal = performance.now()
-    const more = unsaid
-    unsaid = 0
-    return Effect.logWarning("Webhook refused", { error: error._tag, why: error.why, more })
-  })
+  told.has(error._tag) ? warnOfRefusal({ error: error._tag, why: error.why }) : Effect.void
 
 const source = Effect.gen(function* () {
   const { allowedSources, trustedProxies } = yield* Settings
@@ -81,17 +55,30 @@ const countUnsigned = Effect.fnUntraced(function* ({ bucket }: Source) {
 
 const unsigned = new Set(["MissingAuth", "InvalidSignature", "TooLarge", "BrokenOff"])
 
+/** Fails, before anything of the request is read, where there is too much to do for one of this kind. */
+const unlessTooMuch = Effect.fnUntraced(function* (kind: Kind, { bucket }: Source) {
+  const load = yield* Load
+  // Whoever is turned away last is asked about last, and mostly nobody is.
+  if (!load.refuses("unsigned")) return
+  if ((yield* RateLimit).isSuspect(bucket)) return yield* load.refuse("unsigned")
+  if (load.refuses(kind)) return yield* load.refuse(kind)
+})
+
 /**
- * Runs a URL's own work for a source that may call it; `inForm` makes the URL's own answer of any failure.
+ * Runs a URL's own work for a source that may call it, unless there is too much to do for a request of its kind;
+ * `inForm` makes the URL's own answer of any failure.
  * Requests that turn out not to be validly signed count against their source, and `unsignedToo` says that the
  * work takes some that are not (`counted` is to be run for those before anything else).
  */
 export const receiving = <E extends { readonly _tag: string }, R>(
+  kind: Kind,
   work: (counted: Effect.Effect<void, RateLimited, RateLimit>) => Effect.Effect<Answer, E, R>,
   inForm: (failure: E | Refusal) => Effect.Effect<Answer>,
 ): Effect.Effect<Answer, never, R | ReceivingNeeds | HttpServerRequest.HttpServerRequest> =>
   Effect.gen(function* () {
     const sender = yield* source
+    yield* unlessTooMuch(kind, sender)
+    const limit = yield* RateLimit
     let counted = false
     const countOnce = Effect.suspend(() => {
       if (counted) return Effect.void
@@ -99,6 +86,7 @@ export const receiving = <E extends { readonly _tag: string }, R>(
       return countUnsigned(sender)
     })
     return yield* work(countOnce).pipe(
+      Effect.tap(() => Effect.sync(() => counted || limit.vouch(sender.bucket))),
       Effect.tapError(tellRefusal),
       Effect.tapError((error) => (unsigned.has(error._tag) ? countOnce : Effect.void)),
     )

@@ -5,31 +5,55 @@ import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Effect, Layer } from "effect"
 import { HttpRouter } from "effect/http"
 import { Settings } from "../config.ts"
+import { countRefused } from "../metrics.ts"
+import { acceptMany, shareable } from "./accepting.ts"
 import { adminRoutes } from "./admin/admin-routes.ts"
+import { limitConnections } from "./connections.ts"
 import { Draining } from "./draining.ts"
 import { healthRoutes } from "./health-routes.ts"
+import { answerMalformed, closeStragglers } from "./malformed.ts"
+import { sparingly } from "./sparingly.ts"
 import { testRoutes } from "./test-routes.ts"
 import { webhookRoutes } from "./webhook-routes.ts"
+import { wellFormedOnly } from "./well-formed.ts"
 
-// LiveKit sends an event at once; whoever needs longer for headers or body is not LiveKit. Its Go client, and
-// most proxies, keep an idle connection for up to 90 s: closed by us first, it would cost an event a retry.
-const limits = {
-  headersTimeout: 5_000,
-  requestTimeout: 10_000,
-  connectionsCheckingInterval: 1_000,
-  keepAliveTimeout: 95_000,
-}
+const warnOfConnections = sparingly("Connection refused")
 
 const listener = Layer.unwrap(
-  Effect.map(Settings, ({ host, port }) =>
-    NodeHttpServer.layer(() => createServer(limits), { host, port, gracefulShutdownTimeout: "3 seconds" }),
-  ),
+  Effect.gen(function* () {
+    const settings = yield* Settings
+    const { host, limits, port } = settings
+    const where = yield* shareable(host, port)
+    const run = Effect.runForkWith(yield* Effect.context<never>())
+    const evaluate = () => {
+      const server = createServer({
+        headersTimeout: limits.headersTimeoutMs,
+        requestTimeout: limits.requestTimeoutMs,
+        connectionsCheckingInterval: Math.min(1_000, limits.headersTimeoutMs / 4),
+        keepAliveTimeout: limits.keepAliveMs,
+        maxHeaderSize: limits.headersSize,
+        requireHostHeader: false,
+        // A connection that is upgraded has no more time limits, and its body would be none of the request.
+        shouldUpgradeCallback: () => false,
+      })
+      // One more, so that one too many is seen where the parser drops what is beyond.
+      server.maxHeadersCount = limits.headers + 1
+      answerMalformed(server, (reason) => run(countRefused(reason)))
+      if (process.versions["deno"] !== undefined) closeStragglers(server, limits.requestTimeoutMs)
+      limitConnections(server, settings, (limit) =>
+        run(Effect.andThen(countRefused(limit), warnOfConnections({ limit }))),
+      )
+      acceptMany(server, where)
+      return server
+    }
+    return NodeHttpServer.layer(evaluate, { ...where, gracefulShutdownTimeout: "3 seconds" })
+  }),
 )
 
 // What the admin API lets an id be: 512 characters of three bytes, each as %XX.
 const routerConfig = { maxParamLength: 512 * 9 }
 
-const routes = Layer.mergeAll(webhookRoutes, testRoutes, adminRoutes, healthRoutes)
+const routes = Layer.mergeAll(webhookRoutes, testRoutes, adminRoutes, healthRoutes, wellFormedOnly)
 
 /** Serves until its scope closes: first not ready, then nothing in flight, then closed. */
 export const serverLayer = Draining.onShutdown.pipe(

@@ -4,10 +4,12 @@ import { Effect, type Layer, Option } from "effect"
 import { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { Settings } from "../config.ts"
 import { type TrialNeeds, tryNumbers } from "../dispatch/trial.ts"
+import { admit } from "../load.ts"
 import { InvalidSignature, MissingAuth } from "../webhook/signature.ts"
 import { isAdmin } from "./admin-token.ts"
 import { failureAnswer, problem } from "./answers.ts"
-import { type ReceivingNeeds, readBytes, receiving } from "./receiving.ts"
+import { readBytes } from "./bodies.ts"
+import { type ReceivingNeeds, receiving } from "./receiving.ts"
 import { eventsPath, methodNotAllowed, notPost, sipInboundPath } from "./webhook-routes.ts"
 
 export const testPath = "/api/v1/webhooks/test"
@@ -29,10 +31,11 @@ const authorized = Effect.gen(function* () {
 })
 
 const onTest = receiving(
+  "record",
   () =>
     authorized.pipe(
       Effect.andThen(readBytes),
-      Effect.flatMap(tryNumbers),
+      Effect.flatMap((body) => admit("record", tryNumbers(body))),
       Effect.map((response) =>
         HttpServerResponse.jsonUnsafe({ success: true, message: "Test webhook processed", response }),
       ),

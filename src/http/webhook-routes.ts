@@ -5,10 +5,12 @@ import { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { Settings } from "../config.ts"
 import { type AskNeeds, ask } from "../dispatch/ask.ts"
 import { dispatch, type PipelineNeeds, receive, rehearse } from "../dispatch/pipeline.ts"
+import { admit } from "../load.ts"
 import { verifyHmac } from "../webhook/hmac.ts"
 import { MissingAuth, verifySignature } from "../webhook/signature.ts"
 import { answer, failureAnswer, problem, sessionAnswer, sessionFailure } from "./answers.ts"
-import { authorizationOf, type ReceivingNeeds, readBytes, receiving } from "./receiving.ts"
+import { readBytes } from "./bodies.ts"
+import { authorizationOf, type ReceivingNeeds, receiving } from "./receiving.ts"
 
 export const webhookPath = "/api/v1/livekit/webhook"
 export const sipInboundPath = "/api/v1/webhooks/livekit/sip-inbound"
@@ -24,14 +26,16 @@ const signedRequest = Effect.gen(function* () {
 export const dryRunHeader = "switchhook-dry-run"
 
 const onDispatch = receiving(
+  "call",
   () =>
     Effect.gen(function* () {
       const { headers } = yield* HttpServerRequest.HttpServerRequest
       const request = yield* signedRequest
       if (headers[dryRunHeader] === "true") {
-        return HttpServerResponse.jsonUnsafe({ ok: true, dry_run: true, ...(yield* rehearse(request)) })
+        const rehearsed = yield* admit("record", rehearse(request))
+        return HttpServerResponse.jsonUnsafe({ ok: true, dry_run: true, ...rehearsed })
       }
-      const { end, replayed } = yield* dispatch(request)
+      const { end, replayed } = yield* admit("call", dispatch(request))
       return answer(end, replayed)
     }),
   (failure) => Effect.succeed(answer(failure)),
@@ -39,13 +43,18 @@ const onDispatch = receiving(
 
 const success = HttpServerResponse.jsonUnsafe({ success: true })
 
+// Only what is here whole is in work: whoever sends slowly must not take the place of those who do not.
+const recorded = Effect.flatMap(signedRequest, (request) => admit("record", receive(request)))
+
 const onEvents = receiving(
-  () => Effect.flatMap(signedRequest, (request) => Effect.as(receive(request), success)),
+  "record",
+  () => Effect.as(recorded, success),
   (failure) => Effect.succeed(failureAnswer(failure)),
 )
 
 const onSessions = receiving(
-  () => Effect.flatMap(signedRequest, (request) => receive(request)).pipe(Effect.map(sessionAnswer)),
+  "record",
+  () => Effect.map(recorded, sessionAnswer),
   (failure) => sessionFailure(failure),
 )
 
@@ -58,6 +67,7 @@ const signatureOf = Effect.map(HttpServerRequest.HttpServerRequest, ({ headers }
 })
 
 const onSipInbound = receiving(
+  "call",
   (counted) =>
     Effect.gen(function* () {
       const { sipInboundUnsigned } = yield* Settings
@@ -67,8 +77,11 @@ const onSipInbound = receiving(
         yield* counted
       }
       const body = yield* readBytes
-      if (verify !== undefined) yield* verify(body)
-      return HttpServerResponse.jsonUnsafe(yield* ask(body))
+      const answered = Effect.gen(function* () {
+        if (verify !== undefined) yield* verify(body)
+        return yield* ask(body)
+      })
+      return HttpServerResponse.jsonUnsafe(yield* admit("call", answered))
     }),
   (failure) => Effect.succeed(failureAnswer(failure)),
 )

@@ -10,6 +10,12 @@ const absent = <S extends Schema.Constraint>(schema: S) => Schema.optionalKey(Sc
 const text = absent(Schema.String)
 const int64 = absent(Schema.Union([Schema.String, Schema.Number]))
 
+// Looked at one by one below; a schema of its own for each would cost more than all the rest.
+const Attributes = Schema.declare(
+  (value): value is { readonly [name: string]: unknown } =>
+    typeof value === "object" && value !== null && !Array.isArray(value),
+)
+
 const Room = Schema.Struct({ sid: text, name: text, creationTime: int64, creationTimeMs: int64 })
 
 const Participant = Schema.Struct({
@@ -18,7 +24,7 @@ const Participant = Schema.Struct({
   kind: absent(Schema.Union([Schema.String, Schema.Number])),
   joinedAt: int64,
   joinedAtMs: int64,
-  attributes: absent(Schema.Record(Schema.String, Schema.Unknown)),
+  attributes: absent(Attributes),
   disconnectReason: absent(Schema.Union([Schema.String, Schema.Number])),
 })
 
@@ -78,8 +84,13 @@ const toNumber = (value: string | number | null | undefined) => {
   return Number.isSafeInteger(number) && number >= 0 ? number : 0
 }
 
+// After the year 9999 a time has more digits than its readers expect, and soon no date of JavaScript's holds it.
+const latestMs = 253_402_300_799_999
+
+const asTime = (ms: number) => (ms <= latestMs ? ms : 0)
+
 const toMillis = (millis: string | number | null | undefined, seconds: string | number | null | undefined) =>
-  toNumber(millis) || Math.min(toNumber(seconds) * 1000, Number.MAX_SAFE_INTEGER)
+  asTime(toNumber(millis)) || asTime(toNumber(seconds) * 1000)
 
 // A map, because an attribute may be called `__proto__` or `constructor`.
 const attributesOf = (attributes: { readonly [name: string]: unknown } | null | undefined) => {

@@ -1,13 +1,13 @@
 // Who may call, how often without a signature, and that nobody without one reaches the database.
 
 import { createHmac } from "node:crypto"
-import { type AddressInfo, connect, createServer, type Socket } from "node:net"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { respond } from "../../src/commands/sample-worker.ts"
-import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
+import { makePostgresDatabase } from "../support/databases.ts"
 import { joinEvent } from "../support/events.ts"
 import { runtimes } from "../support/processes.ts"
 import { apiSecret, type Service, startService, toBytes } from "../support/service.ts"
+import { marked, ofWebhooks, rowsIn, startTap } from "../support/tap.ts"
 import { makeToken } from "../support/tokens.ts"
 import { eventually, sleep } from "../support/waiting.ts"
 import { bytes, startWorker } from "../support/workers.ts"
@@ -44,9 +44,6 @@ const send = async (
 }
 
 let made = 0
-
-/** In the ids of all bodies, so that it would stand in any statement about one. */
-const marked = "marked"
 
 /** What the URL takes, as somebody sends it who may. */
 const goodBody = (path: string) => {
@@ -99,43 +96,6 @@ const refused = async (service: Service, reason: string) => {
   return Number(line?.split(" ")[1] ?? 0)
 }
 
-/** A line to the database on which the statements that go over it can be read. */
-const startTap = async (target: { readonly host: string; readonly port: number }) => {
-  const sockets = new Set<Socket>()
-  let said = ""
-  const server = createServer((near) => {
-    const far = connect(target.port, target.host)
-    near.on("data", (chunk) => {
-      said += chunk.toString("latin1")
-    })
-    for (const [socket, peer] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      sockets.add(socket)
-      socket.pipe(peer)
-      socket.on("error", () => peer.destroy())
-      socket.on("close", () => {
-        sockets.delete(socket)
-        peer.destroy()
-      })
-    }
-  })
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-  return {
-    port: (server.address() as AddressInfo).port,
-    /** How much has been said so far. */
-    mark: () => said.length,
-    /** What has been said since then, texts of statements and values of parameters alike. */
-    since: (mark: number) => said.slice(mark),
-    close: () =>
-      new Promise<void>((resolve) => {
-        server.close(() => resolve())
-        for (const socket of sockets) socket.destroy()
-      }),
-  }
-}
-
 const setUp = async (runtime: (typeof runtimes)[number], env: Record<string, string>) => {
   const database = await makePostgresDatabase()
   const worker = await startWorker()
@@ -153,24 +113,6 @@ const setUp = async (runtime: (typeof runtimes)[number], env: Record<string, str
   return { database, worker, tap, service, tearDown }
 }
 type Stage = Awaited<ReturnType<typeof setUp>>
-
-const rowsIn = async (database: PostgresDatabase) => {
-  const tables = await database.query<{ name: string }>(
-    "SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename",
-  )
-  const counted = await Promise.all(
-    tables.map(async ({ name }) => [
-      name,
-      (await database.query<{ n: string }>(`SELECT count(*) AS n FROM ${name}`))[0]?.n,
-    ]),
-  )
-  return Object.fromEntries(counted)
-}
-
-/** What a service that is asked for nothing never says to its database. */
-const ofWebhooks = new RegExp(
-  `${marked}|call_key_of|INSERT INTO (?:calls|leads|answerers|sessions)|d\\.number = `,
-)
 
 describe.each(runtimes)("only those who may send, on %s:", (runtime) => {
   let strict: Stage

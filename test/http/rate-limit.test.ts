@@ -24,9 +24,11 @@ const makeLimit = (perMinute: number) => {
       Effect.provideService(Clock.Clock, clock),
     )
   })
-  const { take } = Context.get(Effect.runSync(Effect.scoped(build)), RateLimit)
+  const { isSuspect, take, vouch } = Context.get(Effect.runSync(Effect.scoped(build)), RateLimit)
   return {
+    isSuspect,
     take,
+    vouch,
     isAllowed: (bucket = "a") => take(bucket).allowed,
     /** How many of so many requests at once are allowed. */
     burst: (requests: number, bucket = "a") =>
@@ -211,5 +213,46 @@ describe("many sources", () => {
     // Ten thousand take some 2 MB, all of them would take over 30.
     expect(used() - before).toBeLessThan(15_000_000)
     expect(isAllowed("still alive")).toBe(true)
+  })
+})
+
+describe("a suspect", () => {
+  it("is who has used half of its minute, until time gives it back", () => {
+    const { burst, isSuspect, pass } = makeLimit(10)
+    expect(isSuspect("a")).toBe(false)
+    burst(4)
+    expect(isSuspect("a")).toBe(false)
+    burst(1)
+    expect(isSuspect("a")).toBe(true)
+    expect(isSuspect("b")).toBe(false)
+    pass(6_000)
+    expect(isSuspect("a")).toBe(false)
+    burst(100)
+    pass(30_000)
+    expect(isSuspect("a")).toBe(true)
+    pass(1)
+    expect(isSuspect("a")).toBe(false)
+  })
+
+  it("is nobody who has sent something validly signed within a minute", () => {
+    const { burst, isSuspect, pass, vouch } = makeLimit(10)
+    burst(10)
+    vouch("a")
+    pass(minute - 1)
+    burst(10)
+    expect(isSuspect("a")).toBe(false)
+    pass(2)
+    expect(isSuspect("a")).toBe(true)
+    vouch("a")
+    expect(isSuspect("a")).toBe(false)
+  })
+
+  it("costs nothing to ask about", () => {
+    const { burst, isSuspect, vouch } = makeLimit(10)
+    for (let time = 0; time < 100; time++) {
+      isSuspect("a")
+      vouch("a")
+    }
+    expect(burst(20)).toBe(10)
   })
 })

@@ -4,6 +4,7 @@ import { ByteSize, Effect, Layer, SchemaIssue } from "effect"
 import { HttpIncomingMessage, HttpServerError, HttpServerRequest } from "effect/http"
 import { HttpApiError } from "effect/http-api"
 import { Settings } from "../../config.ts"
+import { admit, Overloaded } from "../../load.ts"
 import { isAdmin } from "../admin-token.ts"
 import { Answering, Authorization } from "./api/authorization.ts"
 import {
@@ -12,6 +13,7 @@ import {
   NotFound,
   TooLarge,
   Unauthorized,
+  Unavailable,
   UnsupportedMediaType,
 } from "./api/problems.ts"
 
@@ -76,20 +78,28 @@ const defect = (error: unknown): Effect.Effect<never, BadRequest | TooLarge | In
   )
 }
 
-const largestBody = ByteSize.mebibytes(1)
-
-/** Makes problem details of everything. */
-export const answeringLayer: Layer.Layer<Answering> = Layer.succeed(Answering, (answer) =>
-  answer.pipe(
-    Effect.provideService(HttpIncomingMessage.MaxBodySize, largestBody),
-    Effect.catch((error: unknown) =>
-      HttpApiError.HttpApiSchemaError.is(error) ? notAsDescribed(error) : Effect.fail(error as never),
-    ),
-    Effect.flatMap((response) =>
-      response.status === 415
-        ? Effect.fail(new UnsupportedMediaType({ detail: "Only application/json" }))
-        : Effect.succeed(response),
-    ),
-    Effect.catchDefect(defect),
-  ),
+/** Makes problem details of everything, and turns away what is too much beside the calls. */
+export const answeringLayer: Layer.Layer<Answering, never, Settings> = Layer.effect(
+  Answering,
+  Effect.map(Settings, ({ limits }) => {
+    const largestBody = ByteSize.bytes(limits.bodySize)
+    return Answering.of((answer) =>
+      admit("admin", answer).pipe(
+        Effect.catchIf(
+          (error) => error instanceof Overloaded,
+          () => Effect.fail(new Unavailable({ detail: "Overloaded" })),
+        ),
+        Effect.provideService(HttpIncomingMessage.MaxBodySize, largestBody),
+        Effect.catch((error: unknown) =>
+          HttpApiError.HttpApiSchemaError.is(error) ? notAsDescribed(error) : Effect.fail(error as never),
+        ),
+        Effect.flatMap((response) =>
+          response.status === 415
+            ? Effect.fail(new UnsupportedMediaType({ detail: "Only application/json" }))
+            : Effect.succeed(response),
+        ),
+        Effect.catchDefect(defect),
+      ),
+    )
+  }),
 )

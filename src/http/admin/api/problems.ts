@@ -83,10 +83,10 @@ export class InternalError extends HttpApiError.Problem<InternalError>()(
   { description: "A bug of Switchhook; its log says more" },
 ) {}
 
-/** The database is away. */
+/** The database is away, or there is too much to do. */
 export class Unavailable extends HttpApiError.Problem<Unavailable>()(
   "Unavailable",
   { type: blank, status: 503, title: "Service Unavailable" },
   said,
-  { description: "The database is away" },
+  { description: "The database is away, or there is so much to do that calls go first" },
 ) {}
