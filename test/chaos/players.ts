@@ -13,7 +13,7 @@ export interface Wishes {
   readonly scale: number
   readonly seed: number
   /** How long after its last participant a room ends, in LiveKit's seconds. */
-  readonly departure?: number
+  readonly departure: number
 }
 
 const script = fileURLToPath(new URL("./play.ts", import.meta.url))
@@ -21,7 +21,7 @@ const clock = fileURLToPath(new URL("../support/fast-clock.ts", import.meta.url)
 
 /** Plays the scenario on the cluster of that URL. Rejects where the play itself breaks. */
 export const playScenario = async (scenario: string, cluster: string, wishes: Wishes): Promise<Result> => {
-  const { calls, departure = 20, scale, seconds, seed } = wishes
+  const { calls, departure, scale, seconds, seed } = wishes
   const options = { scenario, cluster, calls, seconds, seed, departure }
   const args = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)])
   const child = spawn(`${root}node_modules/.bin/node`, ["--import", clock, script, ...args], {
