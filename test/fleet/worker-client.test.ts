@@ -172,6 +172,16 @@ describe("an answer", () => {
     expect(dripping._tag === "Answer" && [dripping.status, text(dripping.body)]).toEqual([429, "drip"])
   })
 
+  it("holds no memory but its own bytes, however long it is kept", async () => {
+    const worker = await aWorker()
+    worker.behaviour.dispatch = bytes(200, "small")
+    const answer = await dispatch(worker.url)
+    expect(answer._tag === "Answer" && [text(answer.body), answer.body.buffer.byteLength]).toEqual([
+      "small",
+      5,
+    ])
+  })
+
   it("of more than 64 KiB is replaced at once, without waiting for the rest", async () => {
     const worker = await aWorker()
     worker.behaviour.dispatch = (_, response) => {

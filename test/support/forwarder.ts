@@ -8,6 +8,8 @@ export interface Forwarder {
   readonly cut: () => Promise<void>
   /** Takes everything and passes nothing on, connections new and old: a machine that hangs. */
   readonly hang: () => void
+  /** Passes nothing more on over the connections that there are, and tells neither side; new ones work. */
+  readonly forget: () => void
   /** Listens again on the same port, after `cut` or `hang`. */
   readonly restore: () => Promise<void>
 }
@@ -57,6 +59,9 @@ export const startForwarder = async (
     cut,
     hang: () => {
       hangs = true
+      for (const socket of sockets) socket.unpipe().pause()
+    },
+    forget: () => {
       for (const socket of sockets) socket.unpipe().pause()
     },
     restore: async () => {
