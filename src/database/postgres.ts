@@ -67,7 +67,9 @@ export const makePostgres = (url: string): Engine => {
   }
   // Whoever pings decides how long that may take, by a clock that stands still while this process does: a timer of the
   // driver's would take a pause of ours for a database that is away, and calls would then be claimed in memory.
-  const pinger = makePinger(() => connect({ ...limits, query_timeout: 0, application_name: "switchhook-ping" }))
+  const pinger = makePinger(() =>
+    connect({ ...limits, query_timeout: 0, application_name: "switchhook-ping" }),
+  )
   return {
     kind: "postgres",
     place: place(url),
