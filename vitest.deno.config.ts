@@ -2,7 +2,8 @@ import { configDefaults, defineConfig, mergeConfig } from "vitest/config"
 import onNode from "./vitest.config.ts"
 
 // Deno is tried with what meets it: sockets, processes, files, the drivers and the whole service. What tries the
-// commands, which npm runs on Node, or only what the database makes of facts, is tried on Node.
+// commands, which npm runs on Node, or only what the database and other replicas make of facts, is tried on
+// Node.
 export default mergeConfig(
   onNode,
   defineConfig({
@@ -12,7 +13,9 @@ export default mergeConfig(
         "test/calls/**",
         "test/properties/ledger-model.test.ts",
         "test/routing/routing.test.ts",
+        "test/fuzz/**",
         "test/end-to-end/{admin,commands,doctor,fallback-agent,import,provision,walk-through}.test.ts",
+        "test/end-to-end/{processes-die,watch}.test.ts",
       ],
     },
   }),

@@ -11,12 +11,12 @@ const usage = `npm run chaos -- [options]
 
   --scenario <name>   only this one; may be given several times
   --list              the scenarios
-  --short             a few calls in each, three scenarios at a time: what CI runs
+  --short             a few calls in each, four scenarios at a time: what CI runs
   --calls <n>         calls in each scenario (2000; short: 30)
   --rate <n>          calls per second of real time (25; short: 5)
   --scale <n>         how many times as fast as real time all durations pass, in LiveKit, in the service and in
                       PostgreSQL (2); 1 is as it is
-  --jobs <n>          scenarios at a time (1; short: 3)
+  --jobs <n>          scenarios at a time (1; short: 4)
   --seed <n>          for the callers' and the faults' plans (1); what the machine makes of them differs
   --json              results as JSON, a line each
 
@@ -72,7 +72,7 @@ const main = async () => {
   const unknown = names.find((name) => !known.has(name))
   if (unknown !== undefined) fail(`there is no scenario ${unknown}; there are ${[...known].join(", ")}`)
   const calls = positive("calls", values.short ? 30 : 2_000)
-  const wrong = await playAll(names, positive("jobs", values.short ? 3 : 1), {
+  const wrong = await playAll(names, positive("jobs", values.short ? 4 : 1), {
     calls,
     seconds: calls / positive("rate", values.short ? 5 : 25),
     scale: positive("scale", 2),
