@@ -47,7 +47,7 @@ const rowFault = (call: SimCall, row: Row | undefined): string | undefined => {
   if (!ended.has(row.status)) return `its status is still ${row.status} (${row.state})`
   if (row.sent < call.handovers.length)
     return `${call.handovers.length} hand-overs, ${row.sent} of them in the log`
-  if (call.eventsLost) return undefined
+  if (call.eventsLost || call.touchAndGo) return undefined
   const status = call.answeredAt === undefined ? "missed" : "completed"
   return row.status === status ? undefined : `its status is ${row.status}, and the call was ${status}`
 }

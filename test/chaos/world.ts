@@ -44,6 +44,9 @@ export interface SimCall {
   joinedAtMs: number
   state: "coming" | "ringing" | "talking" | "left"
   answeredAt: number | undefined
+  leftAt: number
+  /** Somebody joined within the second in which the caller left: LiveKit's times do not say who was first. */
+  touchAndGo: boolean
   /** A worker has turned the caller away. */
   removed: boolean
   /** An event of it was given up by the sender, or was lost with LiveKit. */
@@ -133,6 +136,8 @@ export class World {
       joinedAtMs: 0,
       state: "coming",
       answeredAt: undefined,
+      leftAt: 0,
+      touchAndGo: false,
       removed: false,
       eventsLost: false,
       aloneAt: undefined,
@@ -248,6 +253,7 @@ export class World {
   ) {
     call.mostAnswerers = Math.max(call.mostAnswerers, this.answerers(call).length)
     this.emit(call, "participant_joined", { ...agent, kind: "AGENT", state: "ACTIVE" })
+    if (call.state === "left" && agent.joinedAtMs - call.leftAt < 1_000) call.touchAndGo = true
     if (call.answeredAt !== undefined || call.state !== "ringing") return
     call.answeredAt = Date.now()
     call.state = "talking"
@@ -262,6 +268,7 @@ export class World {
     if (call.state === "left" || call.state === "coming") return
     const talked = call.state === "talking"
     call.state = "left"
+    call.leftAt = Date.now()
     const hungUp = disconnectReason === "CLIENT_INITIATED" && (talked || call.plan.patienceMs < longestRingMs)
     this.livekit.removeParticipant(call.room.name, `sip_${call.caller}`)
     this.emitCaller(call, "participant_left", {
