@@ -91,6 +91,13 @@ export class Database extends Context.Service<
         return known ? Effect.void : Effect.logError("Database not usable, trying again", { why: fault })
       })
 
+    const usable = Effect.suspend(() => {
+      const back = fault !== undefined
+      fault = undefined
+      away.closeUnsafe()
+      return back ? Effect.logInfo("Database usable") : Effect.void
+    })
+
     const bringUpToDate = migrate(engine).pipe(
       Effect.tap((applied) =>
         applied.length === 0
@@ -128,38 +135,26 @@ export class Database extends Context.Service<
       ),
     )
 
-    const watchForever = ping.pipe(
-      Effect.matchEffect({
-        onFailure: failing,
-        onSuccess: () =>
-          Effect.suspend(() => {
-            const back = fault !== undefined
-            fault = undefined
-            away.closeUnsafe()
-            return back ? Effect.logInfo("Database usable") : Effect.void
-          }),
-      }),
-      Effect.andThen(Effect.sleep(pingEvery)),
-      Effect.forever,
-    )
-
+    const scope = yield* Effect.scope
     let asking: Deferred.Deferred<boolean> | undefined
-    const askNow = Effect.suspend(() => {
+    // Whoever asks may go before the answer comes; a ping that is broken off would break its connection, and with it
+    // the next one's.
+    /** Asks the database, once for everybody who wants to know at the same time; true where it is away. */
+    const ask: Effect.Effect<boolean> = Effect.uninterruptibleMask((restore) => {
+      if (asking !== undefined) return restore(Deferred.await(asking))
       const asked = Deferred.makeUnsafe<boolean>()
       asking = asked
-      return Effect.match(Effect.tapError(ping, failing), {
-        onFailure: () => true,
-        onSuccess: () => false,
-      }).pipe(
-        // Whoever asks may be gone before the answer; those who wait with it are not.
-        Effect.ensuring(
-          Effect.suspend(() => {
-            asking = undefined
-            return Deferred.succeed(asked, fault !== undefined)
-          }),
-        ),
+      const known = Effect.ensuring(
+        Effect.matchEffect(ping, { onFailure: failing, onSuccess: () => usable }),
+        Effect.suspend(() => {
+          asking = undefined
+          return Deferred.succeed(asked, fault !== undefined)
+        }),
       )
+      return Effect.andThen(Effect.forkIn(Effect.interruptible(known), scope), restore(Deferred.await(asked)))
     })
+
+    const watchForever = Effect.forever(Effect.andThen(ask, Effect.sleep(pingEvery)))
 
     const begin = Effect.suspend(() => {
       fault = undefined
@@ -186,10 +181,7 @@ export class Database extends Context.Service<
       migrated: Deferred.await(ready),
       reached: () => reached,
       fault: () => fault,
-      isAway: Effect.suspend(() => {
-        if (fault !== undefined) return Effect.succeed(true)
-        return asking === undefined ? askNow : Deferred.await(asking)
-      }),
+      isAway: Effect.suspend(() => (fault === undefined ? ask : Effect.succeed(true))),
       untilAway: away.await,
       listen: (channel, onMessage, onLost) =>
         Effect.acquireRelease(

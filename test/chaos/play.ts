@@ -49,7 +49,8 @@ const planOf = (scenario: Scenario, index: number, seed: number): CallPlan => {
     dialed: toAgent ? dids.agent : dids.fleet,
     patienceMs: random.chance(0.15) ? random.between(200, 20_000) : longestRingMs,
     talkMs: random.between(500, 6_000),
-    copies: random.between(1, 5),
+    // Most senders have one URL, some several.
+    copies: random.pick([1, 1, 1, 1, 2, 2, 3, 3, 4, 5]),
   }
 }
 

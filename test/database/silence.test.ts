@@ -9,6 +9,18 @@ import { query } from "../../src/database/schema.ts"
 
 const one = query.selectFrom("calls").select("id").limit(1).compile()
 
+/** A database whose ping takes a while, and what became of each. */
+const withSlowPing = Effect.gen(function* () {
+  const engine = yield* Effect.promise(() => makeEmbedded(undefined))
+  const ended: Array<"answered" | "broken off"> = []
+  const ping = (signal: AbortSignal) =>
+    new Promise<void>((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(ended.push("broken off")))
+      setTimeout(() => resolve(void ended.push("answered")), 300)
+    })
+  return { database: yield* Database.make({ ...engine, ping }), ended }
+})
+
 /** A database whose ping stays unanswered once it is told to. */
 const withDeafPing = Effect.gen(function* () {
   const engine = yield* Effect.promise(() => makeEmbedded(undefined))
@@ -44,6 +56,19 @@ describe("a database whose ping is not answered", () => {
       }
       expect(yield* waitFor(() => database.fault() !== undefined, 5_000)).toBe(true)
       expect(database.fault()).toMatch(/no answer within/)
+    }).pipe(Effect.scoped),
+  )
+
+  it.live("yet is answered, also where whoever has asked waits no longer", () =>
+    Effect.gen(function* () {
+      const { database, ended } = yield* withSlowPing
+      yield* database.migrated
+      for (let asked = 0; asked < 10; asked++) {
+        yield* Effect.timeoutOption(database.isAway, 50)
+        expect(database.fault()).toBeUndefined()
+      }
+      expect(yield* database.isAway).toBe(false)
+      expect(new Set(ended)).toEqual(new Set(["answered"]))
     }).pipe(Effect.scoped),
   )
 })
