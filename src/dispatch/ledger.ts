@@ -138,6 +138,8 @@ export class Ledger extends Context.Service<
     readonly claim: (input: Claiming) => Effect.Effect<Claimed, DatabaseError>
     /** Notes a caller's leave, by the time of the join that it ends (ms): while the database is away, only this knows. */
     readonly callerLeft: (key: string, joinedAtMs: number) => void
+    /** Whether the caller is known here to have left, be that written already or not. */
+    readonly hasLeft: (call: Call) => boolean
     /**
      * Ends the attempt of a fresh hand-over as not sent and names the next taker; `undefined` where the lease
      * was lost, and nothing may be sent any more.
@@ -274,14 +276,14 @@ export class Ledger extends Context.Service<
         renew: Effect.succeed(true),
       })
 
-      const hasLeft = ({ call: { key, leg } }: ClaimInput) => recent.hasLeft(key, leg.participant.joinedAtMs)
+      const hasLeft = ({ key, leg }: Call) => recent.hasLeft(key, leg.participant.joinedAtMs)
 
       const claimAway = Effect.fnUntraced(function* (input: ClaimInput) {
         const { idempotentUrls: _, ...kept } = input
         const ended = recent.find(input.call.key)
         if (ended?._tag === "Accepted") return new AlreadyAccepted({ answer: ended.answer })
         if (ended?._tag === "Rejected") return new AlreadyRejected({ answer: ended.answer })
-        if (hasLeft(input)) return new CallerLeft()
+        if (hasLeft(input.call)) return new CallerLeft()
         if (ended?._tag === "Ambiguous") return new StillUncertain()
         const inRoom = recent.callIn(roomKey(input.call.leg.event))
         if (ruleOf(input.call) === "" && inRoom !== undefined && inRoom !== input.call.key) return roomTaken
@@ -305,7 +307,7 @@ export class Ledger extends Context.Service<
           case "handing":
             return Effect.succeed(new InFlightElsewhere())
           case "uncertain": {
-            if (hasLeft(input)) return Effect.succeed(new CallerLeft())
+            if (hasLeft(input.call)) return Effect.succeed(new CallerLeft())
             const { taker } = held
             if (taker?.kind !== "fleet" || !input.idempotentUrls.includes(taker.url))
               return Effect.succeed(new StillUncertain())
@@ -391,6 +393,7 @@ export class Ledger extends Context.Service<
       return Ledger.of({
         claim,
         callerLeft: recent.leave,
+        hasLeft,
         moveOn: Effect.fnUntraced(function* (fresh, reason, taker) {
           const askedAt = monotonicMs(clock)
           const { lease } = fresh

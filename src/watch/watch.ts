@@ -10,6 +10,7 @@ import { Database } from "../database/database.ts"
 import { type DatabaseError, messageOf } from "../database/errors.ts"
 import { type HandOverNeeds, handOver, rescue } from "../dispatch/hand-over.ts"
 import { InFlight } from "../dispatch/in-flight.ts"
+import { Ledger } from "../dispatch/ledger.ts"
 import { lookInRoom } from "../dispatch/presence.ts"
 import { recordGone } from "../dispatch/record.ts"
 import { Fleet } from "../fleet/fleet.ts"
@@ -29,14 +30,16 @@ import {
 } from "./statements.ts"
 
 const lookEvery = "1 second"
-const atOnce = 20
-const sideBySide = 10
+// Where the fleet was away for minutes thousands of callers wait; most of the time that one takes passes elsewhere.
+const atOnce = 64
+const sideBySide = 32
 
 // A caller hangs up after three minutes at the latest; whoever still waits then is not there.
 const longestRingMs = 170_000
 
 // LiveKit was silent, or there was nobody to give the call to: a worker may return any moment.
 const soonMs = 2_000
+const longerMs = 10_000
 
 const roomsEvery = "15 seconds"
 const roomsAtOnce = 100
@@ -125,6 +128,8 @@ const lookAfter = Effect.fnUntraced(function* (row: DueRow) {
   }
   const call = yield* callOfRow(row)
   if (row.state !== "waiting") return yield* look(row, call)
+  // It is about to be written.
+  if ((yield* Ledger).hasLeft(call)) return yield* run(deferStatement(row, longerMs))
   const ended = yield* Effect.exit(handOver(call))
   if (ended._tag === "Success" && ended.value.value._tag === "HandedOver") yield* countWatched("handed-over")
 })

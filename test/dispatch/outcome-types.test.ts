@@ -124,6 +124,7 @@ describe("a hand-over that was not sent", () => {
           Ledger.of({
             claim: unused,
             callerLeft: () => {},
+            hasLeft: () => false,
             settle: unused,
             ask: unused,
             askNow: unused,

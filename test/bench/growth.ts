@@ -1,0 +1,116 @@
+// `npm run bench -- --growth`: whether a call costs more once the ledger is large, and what its statements then do.
+
+import { statfs } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { startCluster } from "../support/cluster.ts"
+import type { Contender } from "./contenders.ts"
+import { coreSecret, usualDids } from "./events.ts"
+import { fill, largeDids } from "./fill.ts"
+import { type Effort, measure, type Round } from "./measure.ts"
+import { type Peers, startPeers } from "./peers.ts"
+import { plansOf } from "./plans.ts"
+import { type Result, resultOf } from "./results.ts"
+import { makeDataDir, makeMigrated, stagedPostgres } from "./stage.ts"
+import { workTable } from "./table.ts"
+import { works } from "./works.ts"
+
+interface Growth {
+  readonly calls: number
+  readonly contenders: ReadonlyArray<Contender>
+  readonly effort: Effort
+  readonly before: ReadonlyArray<string>
+}
+
+// A call's rows and their index entries, and as much again while they are written.
+const bytesPerCall = 6_000
+
+/** As many calls as asked for, or as the disk has room for. */
+const affordable = async (calls: number): Promise<number> => {
+  const { bavail, bsize } = await statfs(tmpdir())
+  const most = Math.floor((bavail * bsize * 0.8) / bytesPerCall)
+  if (most >= calls) return calls
+  console.log(`The disk of ${tmpdir()} has room for ${most.toLocaleString("en-US")} calls only.`)
+  return most
+}
+
+const work = works.find(({ name }) => name === "c")!
+
+interface Ledger {
+  readonly name: string
+  readonly title: string
+  readonly url: string
+}
+
+const roundOn = async (
+  { before, effort }: Growth,
+  peers: Peers,
+  contender: Contender,
+  ledger: Ledger,
+  round: number,
+): Promise<Round | Error> => {
+  const database = await stagedPostgres(ledger.url, await makeDataDir())
+  try {
+    const named = { ...work, name: ledger.name }
+    return await measure({ contender, work: named, peers, before, effort, round }, database)
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error))
+  } finally {
+    await database.drop()
+  }
+}
+
+const measureOn = async (
+  growth: Growth,
+  peers: Peers,
+  contender: Contender,
+  ledgers: ReadonlyArray<Ledger>,
+) => {
+  const ended = new Map<string, Array<Round | Error>>(ledgers.map(({ name }) => [name, []]))
+  for (let round = 0; round < growth.effort.rounds; round++)
+    for (const ledger of ledgers)
+      ended.get(ledger.name)?.push(await roundOn(growth, peers, contender, ledger, round))
+  return ledgers.map(({ name }) => resultOf(name, contender.name, ended.get(name) ?? []))
+}
+
+const tell = (results: ReadonlyArray<Result>, ledgers: ReadonlyArray<Ledger>, { name }: Contender) => {
+  for (const ledger of ledgers) console.log(`\n${workTable(results, { ...work, ...ledger })}`)
+  const [empty, large] = results
+  if (empty?.median !== undefined && large?.median !== undefined)
+    console.log(`\n${name}: ${(large.median.rate / empty.median.rate).toFixed(2)} × with the large ledger`)
+}
+
+/** Measures a dispatched call on an empty and on a large ledger, in turn, and prints the plans on the large one. */
+export const measureGrowth = async (growth: Growth): Promise<ReadonlyArray<Result>> => {
+  const calls = await affordable(growth.calls)
+  const cluster = await startCluster()
+  const peers = await startPeers(coreSecret)
+  try {
+    const emptyUrl = await makeMigrated(cluster.url, "bench_empty", usualDids)
+    const largeUrl = await makeMigrated(cluster.url, "bench_large", largeDids)
+    const startedAt = performance.now()
+    await fill(largeUrl, calls)
+    const seconds = Math.round((performance.now() - startedAt) / 1000)
+    console.log(
+      `${calls.toLocaleString("en-US")} calls and ${largeDids.toLocaleString("en-US")} numbers in ${seconds} s`,
+    )
+    const ledgers = [
+      { name: "empty", title: "a dispatched call, empty ledger", url: emptyUrl },
+      {
+        name: "large",
+        title: `a dispatched call, ${calls.toLocaleString("en-US")} calls in the ledger`,
+        url: largeUrl,
+      },
+    ]
+    const all: Array<Result> = []
+    for (const contender of growth.contenders) {
+      const results = await measureOn(growth, peers, contender, ledgers)
+      tell(results, ledgers, contender)
+      all.push(...results)
+    }
+    for (const { name, plan } of await plansOf(largeUrl)) console.log(`\n${name}\n${plan}`)
+    return all
+  } finally {
+    peers.stop()
+    await cluster.stop()
+  }
+}
