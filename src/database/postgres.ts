@@ -3,6 +3,7 @@
 import { Kysely, PostgresDialect } from "kysely"
 import pg from "pg"
 import type { Engine } from "./engine.ts"
+import { Prepared } from "./prepared.ts"
 import type { Tables } from "./schema.ts"
 
 // LiveKit waits 15 s in all, so nothing here may wait for long.
@@ -57,7 +58,11 @@ export const makePostgres = (url: string): Engine => {
   // A connection that breaks is replaced by the next query; without listeners it would end the process, and
   // the pool's own listener hears only the idle ones.
   pool.on("error", () => {})
-  pool.on("connect", (client) => client.on("error", () => {}))
+  const prepared = new Prepared()
+  pool.on("connect", (client) => {
+    client.on("error", () => {})
+    prepared.adopt(client)
+  })
   const kysely = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) })
   const connect = async (options: pg.ClientConfig) => {
     const client = new pg.Client({ connectionString: url, ...options })

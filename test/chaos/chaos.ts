@@ -13,7 +13,7 @@ const usage = `npm run chaos -- [options]
   --list              the scenarios
   --short             a few calls in each, four scenarios at a time: what CI runs
   --calls <n>         calls in each scenario (2000; short: 30)
-  --rate <n>          calls per second of real time (25; short: 5)
+  --rate <n>          calls per second of real time (15; short: 5)
   --scale <n>         how many times as fast as real time all durations pass, in LiveKit, in the service and in
                       PostgreSQL (2); 1 is as it is
   --jobs <n>          scenarios at a time (1; short: 4)
@@ -74,7 +74,7 @@ const main = async () => {
   const calls = positive("calls", values.short ? 30 : 2_000)
   const wrong = await playAll(names, positive("jobs", values.short ? 4 : 1), {
     calls,
-    seconds: calls / positive("rate", values.short ? 5 : 25),
+    seconds: calls / positive("rate", values.short ? 5 : 15),
     scale: positive("scale", 2),
     seed: positive("seed", 1),
     // LiveKit's own is 20 s.
