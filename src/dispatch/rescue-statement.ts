@@ -16,6 +16,13 @@ export interface SeenCall {
 export const isStill = ({ claim, id, state }: SeenCall): RawBuilder<boolean> =>
   sql<boolean>`(c.id = ${id}::uuid AND c.state = ${state}::text AND c.claim IS NOT DISTINCT FROM ${claim}::uuid)`
 
+// Of a rescue whose process has died nobody knows whether anything was sent; LiveKit says that the caller is alone.
+const mostRescues = sql.lit(3)
+
+/** Whether the call `c` has had its rescue: one that sent something, or that was refused. */
+export const wasRescued: RawBuilder<boolean> = sql<boolean>`(c.rescues >= ${mostRescues} OR EXISTS (
+  SELECT FROM dispatch_attempts d WHERE d.call_id = c.id AND d.rescue AND d.outcome <> 'not-sent'))`
+
 /** Claims a rescue: one a call, never beside an answerer, and never for a caller who has left. */
 export const rescueStatement = (seen: SeenCall, claimId: string, taker: Taker) =>
   sql<{ attempts: number }>`
@@ -23,7 +30,7 @@ export const rescueStatement = (seen: SeenCall, claimId: string, taker: Taker) =
       UPDATE calls c SET state = 'handing', claim = ${claimId}::uuid, owner = ${replica}::text, lease_until = ${leaseUntil},
         claimed_at = clock_timestamp(), attempts = c.attempts + 1, rescues = c.rescues + 1, target = ${taker.kind}::text,
         worker = ${workerOf(taker)}, worker_url = ${urlOf(taker)}, agent_name = ${agentOf(taker)}
-      WHERE ${isStill(seen)} AND c.state IN ('accepted', 'uncertain', 'rejected') AND c.rescues = 0
+      WHERE ${isStill(seen)} AND c.state IN ('accepted', 'uncertain', 'rejected') AND NOT ${wasRescued}
         AND c.answered_at_ms IS NULL AND c.ended_at_ms IS NULL
       RETURNING c.*
     ), attempt AS (

@@ -3,7 +3,7 @@
 
 import { sql } from "kysely"
 import { query } from "../database/schema.ts"
-import { isStill, type SeenCall } from "../dispatch/rescue-statement.ts"
+import { isStill, type SeenCall, wasRescued } from "../dispatch/rescue-statement.ts"
 
 type Ms = string | number | null
 
@@ -12,7 +12,7 @@ export interface DueRow extends SeenCall {
   readonly call_key: string
   readonly answered: boolean
   readonly flagged: boolean
-  readonly rescues: number
+  readonly rescued: boolean
   /** Since the call was first seen. */
   readonly age_ms: number
   readonly caller: string | null
@@ -56,7 +56,7 @@ export const takeStatement = (limit: number, fleetHasSomebody: boolean) =>
     UPDATE calls c SET watched = c.watched + 1, watch_at = clock_timestamp() + ${lookedAfterFor}::interval
     FROM due WHERE c.id = due.id
     RETURNING c.id, c.call_key, c.state, c.claim, c.answered_at_ms IS NOT NULL AS answered,
-      c.unanswered_at IS NOT NULL AS flagged, c.rescues,
+      c.unanswered_at IS NOT NULL AS flagged, ${wasRescued} AS rescued,
       (extract(epoch FROM clock_timestamp() - c.created_at) * 1000)::float8 AS age_ms,
       c.caller, c.dialed, c.trunk_id, c.rule_id, c.sip_call_id, c.sip_call_id_full, c.participant_identity,
       c.room_name, c.room_sid, c.caller_joined_ms,

@@ -60,12 +60,10 @@ const fleetHasSomebody = Effect.gen(function* () {
 })
 
 /** Whether this is a call that may get somebody else. */
-const mayRescue = Effect.fnUntraced(function* ({ rescues, state }: DueRow) {
+const mayRescue = Effect.fnUntraced(function* ({ rescued, state }: DueRow) {
   const { rescue: which } = yield* Settings
   const livekit = yield* LiveKit
-  return (
-    livekit.configured && rescues === 0 && (which === "all" || (which === "failed" && state !== "accepted"))
-  )
+  return livekit.configured && !rescued && (which === "all" || (which === "failed" && state !== "accepted"))
 })
 
 const flag = Effect.fnUntraced(function* (row: DueRow) {

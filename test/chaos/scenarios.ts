@@ -188,7 +188,7 @@ export const scenarios: ReadonlyArray<Scenario> = [
   },
   {
     name: "bad-networks",
-    what: "workers' answers drip, flood, break off; some lines hang",
+    what: "workers' answers drip, flood and break off",
     manner: (_, earlier, stage) =>
       earlier === 0 && stage.random.chance(0.2) ? stage.random.pick(bodies) : "takes",
   },

@@ -13,6 +13,7 @@ import {
   startAgentStage,
 } from "../support/agent-stage.ts"
 import type { JoinEvent } from "../support/events.ts"
+import { failingAt, failpointsModule } from "../support/failpoints.ts"
 import { refusePlainly } from "../support/livekit-api.ts"
 import { runtimes } from "../support/processes.ts"
 import { eventually, sleep } from "../support/waiting.ts"
@@ -264,6 +265,32 @@ describe.each(runtimes)("the watch on %s", (runtime) => {
     await fleetIs(2)
   })
 })
+
+it("a rescue whose process dies over it does not count: the next replica comes to it again", async () => {
+  const stage = await startAgentStage(runtimes[0]!, { ANSWER_WITHIN: "5", FALLBACK_AGENT: agents.fallback })
+  try {
+    stage.worker.behaviour.dispatch = hangUp
+    const join = stage.arrive(numbers.fleet)
+    expect((await ring(stage.service, join)).status).toBe(502)
+    await stage.service.stop()
+    const dying = await stage.replica(failingAt({ point: "claimed", how: "kill" }), [failpointsModule])
+    await dying.exited
+    const [ambiguous, unknown] = [
+      { target: "fleet", outcome: "ambiguous" },
+      { target: "agent", outcome: null },
+    ]
+    expect(await stage.attempts(join)).toMatchObject([ambiguous, unknown])
+    expect(stage.dispatched(join)).toEqual([])
+    await stage.replica()
+    await eventually("it is rescued", () => stage.agentsIn(join).includes(agents.fallback), 25_000)
+    await eventually("that is stored", async () => (await stage.row(join)).state === "accepted")
+    const accepted = { target: "agent", worker: agents.fallback, outcome: "accepted" }
+    expect(await stage.attempts(join)).toMatchObject([ambiguous, unknown, accepted])
+    expect(stage.dispatched(join)).toHaveLength(1)
+  } finally {
+    await stage.stop()
+  }
+}, 60_000)
 
 describe("RESCUE=all", () => {
   it("gives a call that a worker took and nobody joined to somebody else, here the fallback agent, once", async () => {
