@@ -30,6 +30,9 @@ export interface DueRow extends SeenCall {
   readonly tried: ReadonlyArray<string>
 }
 
+// Asked once for each statement: compared with the function itself, which may change meanwhile, no index would serve.
+const now = sql`(SELECT clock_timestamp())`
+
 // Whoever has taken a call and dies over it leaves it to the others after so long.
 const lookedAfterFor = sql.lit("15 seconds")
 
@@ -37,7 +40,7 @@ const lookedAfterFor = sql.lit("15 seconds")
 export const lapseStatement = sql<{ call_key: string; sip_call_id: string | null }>`
   WITH due AS (
     SELECT id FROM calls
-    WHERE watch_at <= clock_timestamp() AND state = 'handing' AND lease_until <= clock_timestamp()
+    WHERE watch_at <= ${now} AND state = 'handing' AND lease_until <= clock_timestamp()
     ORDER BY watch_at LIMIT 100 FOR UPDATE SKIP LOCKED
   )
   UPDATE calls c SET state = state_after(c) FROM due WHERE c.id = due.id
@@ -49,7 +52,7 @@ export const takeStatement = (limit: number, fleetHasSomebody: boolean) =>
   sql<DueRow>`
     WITH due AS (
       SELECT id FROM calls
-      WHERE watch_at <= clock_timestamp() AND state <> 'handing'
+      WHERE watch_at <= ${now} AND state <> 'handing'
         AND (state <> 'waiting' OR target IS DISTINCT FROM 'fleet' OR ${fleetHasSomebody}::boolean)
       ORDER BY watch_at LIMIT ${limit}::integer FOR UPDATE SKIP LOCKED
     )
