@@ -10,6 +10,7 @@ import { type MigrationFailed, migrate } from "./migrations.ts"
 
 // Nobody waits longer than a second for a database that has gone away.
 const pingMs = 600
+const lookEveryMs = 50
 const pingEvery = "250 millis"
 
 type Query<A> = CompiledQuery<A> | Compilable<A>
@@ -117,10 +118,12 @@ export class Database extends Context.Service<
       )
 
     // A database that answers others is slow, not away: to take it for away would let two replicas claim one call.
-    const untilSilent: Effect.Effect<void> = Effect.suspend(() => {
-      const before = answers
-      return Effect.flatMap(sleepAwake(pingMs), () => (answers === before ? Effect.void : untilSilent))
-    })
+    const untilSilent = (silentMs = 0, seen = answers): Effect.Effect<void> =>
+      silentMs >= pingMs
+        ? Effect.void
+        : Effect.flatMap(sleepAwake(lookEveryMs), () =>
+            untilSilent(answers === seen ? silentMs + lookEveryMs : 0, answers),
+          )
 
     const ping = Effect.tryPromise({
       try: (signal) => engine.ping(signal),
@@ -129,7 +132,7 @@ export class Database extends Context.Service<
       // A pause of our own says nothing of the database.
       Effect.raceFirst(
         Effect.andThen(
-          untilSilent,
+          Effect.suspend(() => untilSilent()),
           Effect.fail(new DatabaseUnavailable({ cause: `no answer within ${pingMs} ms` })),
         ),
       ),

@@ -2,6 +2,7 @@
 
 import { it } from "@effect/vitest"
 import { Effect } from "effect"
+import { TestClock } from "effect/testing"
 import { describe, expect } from "vitest"
 import { Database } from "../../src/database/database.ts"
 import { makeEmbedded } from "../../src/database/embedded.ts"
@@ -55,6 +56,21 @@ describe("a database whose ping is not answered", () => {
         yield* Effect.sleep(100)
       }
       expect(yield* waitFor(() => database.fault() !== undefined, 5_000)).toBe(true)
+      expect(database.fault()).toMatch(/no answer within/)
+    }).pipe(Effect.scoped),
+  )
+
+  it.effect("is away 600 ms after its last answer to anybody, whenever it was asked", () =>
+    Effect.gen(function* () {
+      const { database, turnDeaf } = yield* withDeafPing
+      yield* database.migrated
+      turnDeaf()
+      // The next ping, and an answer to somebody else while it waits.
+      yield* TestClock.adjust("550 millis")
+      yield* database.run(one)
+      yield* TestClock.adjust("550 millis")
+      expect(database.fault()).toBeUndefined()
+      yield* TestClock.adjust("150 millis")
       expect(database.fault()).toMatch(/no answer within/)
     }).pipe(Effect.scoped),
   )
