@@ -31,8 +31,8 @@ import {
 
 const lookEvery = "1 second"
 // Where the fleet was away for minutes thousands of callers wait; most of the time that one takes passes elsewhere.
-const atOnce = 64
 const sideBySide = 32
+const soonAgain = "50 millis"
 
 // A caller hangs up after three minutes at the latest; whoever still waits then is not there.
 const longestRingMs = 170_000
@@ -132,43 +132,57 @@ const lookAfter = Effect.fnUntraced(function* (row: DueRow) {
   if (ended._tag === "Success" && ended.value.value._tag === "HandedOver") yield* countWatched("handed-over")
 })
 
-/** Takes calls that are due, and looks after each; returns how many there were. */
-const lookAfterSome = Effect.gen(function* () {
-  const due = yield* run(takeStatement(atOnce, yield* fleetHasSomebody))
-  yield* Effect.forEach(
-    due,
-    (row) =>
-      lookAfter(row).pipe(
-        Effect.catch((error) => Effect.logWarning("Not looked after", { why: error.message })),
-        Effect.catchDefect((defect) => Effect.logError("Not looked after", { why: messageOf(defect) })),
-        Effect.annotateLogs("call_id", row.sip_call_id || row.call_key),
-      ),
-    { concurrency: sideBySide, discard: true },
-  )
-  return due.length
-})
-
-// No call has a key with such a character.
-const watchKey = "\u0000 the watch"
-
-// What is taken is nobody else's for a while: a process that is told to go finishes it, as it does its hand-overs.
-const toTheEnd = <A, E, R>(work: Effect.Effect<A, E, R>) =>
-  Effect.flatMap(InFlight, (inFlight) =>
-    inFlight.share<A, E, R>(watchKey, (reply) => Effect.flatMap(work, (done) => reply(Exit.succeed(done)))),
-  ).pipe(Effect.map(({ value }) => value))
-
-const lookAfterAll = Effect.gen(function* () {
+const endLapsed = Effect.gen(function* () {
   for (const { call_key, sip_call_id } of yield* run(lapseStatement)) {
     yield* countWatched("lapsed")
     yield* Effect.logWarning("A hand-over has not ended: nobody knows what became of it").pipe(
       Effect.annotateLogs("call_id", sip_call_id || call_key),
     )
   }
-  let taken: number
-  do {
-    taken = yield* toTheEnd(lookAfterSome)
-  } while (taken === atOnce)
 })
+
+const lookAfterSafely = (row: DueRow) =>
+  lookAfter(row).pipe(
+    Effect.catch((error) => Effect.logWarning("Not looked after", { why: error.message })),
+    Effect.catchDefect((defect) => Effect.logError("Not looked after", { why: messageOf(defect) })),
+    Effect.annotateLogs("call_id", row.sip_call_id || row.call_key),
+  )
+
+// No call has a key with such a character.
+const watchKey = ({ id }: DueRow) => `\u0000 the watch ${id}`
+
+/** Takes calls that are due, as long as there are any, and has each looked after beside the others. */
+const makeLookAfterAll = (): Effect.Effect<void, DatabaseError, WatchNeeds> => {
+  let busy = 0
+  const begin = (row: DueRow) =>
+    Effect.flatMap(InFlight, (inFlight) =>
+      inFlight.share<void, never, WatchNeeds>(watchKey(row), (reply) => {
+        busy++
+        return Effect.andThen(reply(Exit.void), lookAfterSafely(row)).pipe(
+          Effect.ensuring(Effect.sync(() => busy--)),
+        )
+      }),
+    )
+  const takeSome = Effect.gen(function* () {
+    const free = sideBySide - busy
+    if (free === 0) return true
+    const due = yield* run(takeStatement(free, yield* fleetHasSomebody))
+    yield* Effect.forEach(due, begin, { discard: true })
+    return due.length === free
+  })
+  // What is taken is nobody else's for a while: a process that is told to go finishes it, as it does its hand-overs.
+  const all: Effect.Effect<void, DatabaseError, WatchNeeds> = Effect.flatMap(
+    Effect.uninterruptible(takeSome),
+    (more) =>
+      more
+        ? Effect.andThen(
+            Effect.sleep(soonAgain),
+            Effect.suspend(() => all),
+          )
+        : Effect.void,
+  )
+  return all
+}
 
 const closeEndedRooms = Effect.gen(function* () {
   const livekit = yield* LiveKit
@@ -219,7 +233,8 @@ const forever = <E extends { readonly message: string } | { readonly _tag: strin
 /** Watches for as long as the scope is open. */
 export const watchLayer: Layer.Layer<never, never, WatchNeeds> = Layer.effectDiscard(
   Effect.all([
-    Effect.forkScoped(forever("The watch could not look", lookEvery, lookAfterAll)),
+    Effect.forkScoped(forever("The watch could not look for lapsed leases", lookEvery, endLapsed)),
+    Effect.forkScoped(forever("The watch could not look", lookEvery, makeLookAfterAll())),
     Effect.forkScoped(forever("The watch could not look at rooms", roomsEvery, closeEndedRooms)),
   ]),
 )

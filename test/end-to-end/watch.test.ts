@@ -6,6 +6,7 @@ import {
   type AgentStage,
   agents,
   askForAgent,
+  callIdOf,
   numbers,
   rejoinOf,
   ring,
@@ -288,6 +289,34 @@ it("a rescue whose process dies over it does not count: the next replica comes t
     expect(await stage.attempts(join)).toMatchObject([ambiguous, unknown, accepted])
     expect(stage.dispatched(join)).toHaveLength(1)
   } finally {
+    await stage.stop()
+  }
+}, 60_000)
+
+it("a worker that hangs over one call keeps the watch from no other", async () => {
+  const second = await startWorker("the second worker")
+  const stage = await startAgentStage(runtimes[0]!, { ANSWER_WITHIN: "5" })
+  try {
+    const workers = [stage.worker, second]
+    await stage.database.query("UPDATE system_settings SET value = $1 WHERE key = 'core_fleet'", [
+      JSON.stringify(workers.map(({ url }) => url)),
+    ])
+    await eventually("both are up", async () =>
+      /worker_up\{[^}]*\} 1\n.*worker_up\{[^}]*\} 1$/m.test((await stage.service.get("/metrics")).text),
+    )
+    for (const worker of workers) worker.behaviour.dispatch = hangUp
+    const [hanging, next] = [stage.arrive(numbers.fleet), stage.arrive(numbers.fleet)]
+    expect((await ring(stage.service, hanging)).status).toBe(502)
+    await sleep(1_500)
+    expect((await ring(stage.service, next)).status).toBe(502)
+    for (const worker of workers)
+      worker.behaviour.dispatch = (request, response) => {
+        if (request.body["call_id"] !== callIdOf(hanging)) respond(200, { ok: true })(request, response)
+      }
+    await eventually("it is rescued", async () => (await stage.row(next)).state === "accepted", 20_000)
+    expect((await stage.row(hanging)).state).toBe("handing")
+  } finally {
+    await Promise.all([stage.worker.stop(), second.stop()])
     await stage.stop()
   }
 }, 60_000)
