@@ -14,6 +14,22 @@ export interface Forwarder {
   readonly restore: () => Promise<void>
 }
 
+/** Passes on whatever either side says, for as long as both are there; `sockets` has those that are open. */
+export const bridge = (near: Socket, far: Socket, sockets: Set<Socket>): void => {
+  for (const [socket, peer] of [
+    [near, far],
+    [far, near],
+  ] as const) {
+    sockets.add(socket)
+    socket.pipe(peer)
+    socket.on("error", () => peer.destroy())
+    socket.on("close", () => {
+      sockets.delete(socket)
+      peer.destroy()
+    })
+  }
+}
+
 /** Listens on a free port of the loopback and forwards to `target`; `open: false` reserves the port only. */
 export const startForwarder = async (
   target: { host: string; port: number },
@@ -30,18 +46,7 @@ export const startForwarder = async (
           return
         }
         const far = connect(target.port, target.host)
-        for (const [socket, peer] of [
-          [near, far],
-          [far, near],
-        ] as const) {
-          sockets.add(socket)
-          socket.pipe(peer)
-          socket.on("error", () => peer.destroy())
-          socket.on("close", () => {
-            sockets.delete(socket)
-            peer.destroy()
-          })
-        }
+        bridge(near, far, sockets)
       })
       server.once("error", reject)
       server.listen(port, "127.0.0.1", () => resolve(server))

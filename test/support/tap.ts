@@ -2,6 +2,7 @@
 
 import { type AddressInfo, connect, createServer, type Socket } from "node:net"
 import type { PostgresDatabase } from "./databases.ts"
+import { bridge } from "./forwarder.ts"
 
 /** In the ids of bodies, so that it would stand in any statement about one. */
 export const marked = "marked"
@@ -20,18 +21,7 @@ export const startTap = async (target: { readonly host: string; readonly port: n
     near.on("data", (chunk) => {
       said += chunk.toString("latin1")
     })
-    for (const [socket, peer] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      sockets.add(socket)
-      socket.pipe(peer)
-      socket.on("error", () => peer.destroy())
-      socket.on("close", () => {
-        sockets.delete(socket)
-        peer.destroy()
-      })
-    }
+    bridge(near, far, sockets)
   })
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
   return {
