@@ -142,36 +142,39 @@ const make = Effect.fnUntraced(function* (most: number) {
   })
   yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(beatMs), beat)))
 
-  const enter = Effect.sync(() => {
-    inWork++
-  })
-  const leave = Effect.sync(() => {
-    inWork--
-  })
+  // Counted once it has begun: whoever is interrupted before that has never come.
+  const shifted =
+    (by: 1 | -1) =>
+    <A, E, R>(work: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+      Effect.suspend(() => {
+        let begun = false
+        return Effect.onExit(
+          Effect.suspend(() => {
+            begun = true
+            inWork += by
+            return work
+          }),
+          () => {
+            if (begun) inWork -= by
+            return Effect.void
+          },
+        )
+      })
   const refuses = (kind: Kind) => inWork >= limits[kind]
   const refuse = (kind: Kind) =>
     Effect.suspend(() => {
       teller.note(kind)
-      return Effect.andThen(countShed(kind), Effect.fail(new Overloaded()))
+      countShed(kind)
+      return Effect.fail(new Overloaded())
     })
-  const count: LoadShape["count"] = (work) =>
-    Effect.acquireUseRelease(
-      enter,
-      () => work,
-      () => leave,
-    )
+  const count: LoadShape["count"] = shifted(1)
   return {
     refuses,
     refuse,
     count,
     admit: <A, E, R>(kind: Kind, work: Effect.Effect<A, E, R>) =>
       Effect.suspend((): Effect.Effect<A, E | Overloaded, R> => (refuses(kind) ? refuse(kind) : count(work))),
-    aside: (waiting) =>
-      Effect.acquireUseRelease(
-        leave,
-        () => waiting,
-        () => enter,
-      ),
+    aside: shifted(-1),
     pause: () => {
       let state: "before" | "paused" | "over" = "before"
       return {

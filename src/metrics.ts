@@ -1,6 +1,6 @@
 // What Prometheus sees.
 
-import { type Clock, Effect, Metric } from "effect"
+import { Context, Effect, Metric } from "effect"
 import type { WorkerView } from "./fleet/fleet.ts"
 
 // LiveKit's own names; whatever else comes is one series, or a hostile sender could make millions.
@@ -21,31 +21,78 @@ const knownEvents = new Set([
   "agent_job_ended",
 ])
 
-const events = Metric.counter("switchhook_events_total", {
-  description: "Webhook requests by event and how they ended.",
-  incremental: true,
-})
-const dispatches = Metric.counter("switchhook_dispatches_total", {
-  description: "Hand-overs by outcome.",
-  incremental: true,
-})
-const replays = Metric.counter("switchhook_ledger_replays_total", {
-  description: "Deliveries answered from the ledger or from a hand-over under way, by what was known.",
-  incremental: true,
-})
-const stages = Metric.histogram("switchhook_stage_seconds", {
-  description: "Seconds spent in each stage of the pipeline.",
-  boundaries: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
-})
-const endedCalls = Metric.counter("switchhook_calls_total", {
-  description:
-    "Calls that have ended, by status and by who hung up; a call that a reconnect reopens counts once.",
-  incremental: true,
-})
-const answers = Metric.histogram("switchhook_answer_seconds", {
-  description: "Seconds from the caller's join to the first answerer's, by target.",
-  boundaries: [0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 180],
-})
+const nowhere = Context.empty()
+
+/**
+ * A metric by the values of its labels. Each series is made once: to put labels on a metric for every update would
+ * cost more than all the rest of it.
+ */
+const labelled = <Input>(metric: Metric.Metric<Input, unknown>, ...labels: ReadonlyArray<string>) => {
+  const known = new Map<string, Metric.Metric<Input, unknown>>()
+  const keyOf = (values: ReadonlyArray<string>) =>
+    values.length === 1 ? (values[0] ?? "") : values.join("\n")
+  const make = (values: ReadonlyArray<string>) => {
+    const attributes = Object.fromEntries(labels.map((label, at) => [label, values[at] ?? ""]))
+    const series = Metric.withAttributes(metric, attributes)
+    known.set(keyOf(values), series)
+    return series
+  }
+  return {
+    update: (input: Input, ...values: ReadonlyArray<string>): void =>
+      (known.get(keyOf(values)) ?? make(values)).updateUnsafe(input, nowhere),
+    forget: (...values: ReadonlyArray<string>): void => {
+      const series = known.get(keyOf(values))
+      if (series !== undefined) Metric.removeUnsafe(series, nowhere)
+      known.delete(keyOf(values))
+    },
+  }
+}
+
+const events = labelled(
+  Metric.counter("switchhook_events_total", {
+    description: "Webhook requests by event and how they ended.",
+    incremental: true,
+  }),
+  "event",
+  "outcome",
+)
+const dispatches = labelled(
+  Metric.counter("switchhook_dispatches_total", {
+    description: "Hand-overs by outcome.",
+    incremental: true,
+  }),
+  "outcome",
+)
+const replays = labelled(
+  Metric.counter("switchhook_ledger_replays_total", {
+    description: "Deliveries answered from the ledger or from a hand-over under way, by what was known.",
+    incremental: true,
+  }),
+  "known",
+)
+const stages = labelled(
+  Metric.histogram("switchhook_stage_seconds", {
+    description: "Seconds spent in each stage of the pipeline.",
+    boundaries: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+  }),
+  "stage",
+)
+const endedCalls = labelled(
+  Metric.counter("switchhook_calls_total", {
+    description:
+      "Calls that have ended, by status and by who hung up; a call that a reconnect reopens counts once.",
+    incremental: true,
+  }),
+  "status",
+  "hung_up_by",
+)
+const answers = labelled(
+  Metric.histogram("switchhook_answer_seconds", {
+    description: "Seconds from the caller's join to the first answerer's, by target.",
+    boundaries: [0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 180],
+  }),
+  "target",
+)
 const extraAnswerers = Metric.counter("switchhook_extra_answerers_total", {
   description: "Answerers beyond the first of a call.",
   incremental: true,
@@ -57,24 +104,36 @@ const newLeads = Metric.counter("switchhook_leads_created_total", {
 const liveSessions = Metric.gauge("switchhook_sessions_live", {
   description: "Rooms that have started and not finished, in the database that all replicas share.",
 })
-const unwritten = Metric.gauge("switchhook_backlog", {
-  description: "Records that wait on disk for the database, by kind: claims, and stories of what happened.",
-})
+const unwritten = labelled(
+  Metric.gauge("switchhook_backlog", {
+    description: "Records that wait on disk for the database, by kind: claims, and stories of what happened.",
+  }),
+  "kind",
+)
 const givenUp = Metric.gauge("switchhook_backlog_dropped", {
   description: "Stories given up since something waits for the database: the journal was full.",
 })
-const watched = Metric.counter("switchhook_watch_total", {
-  description: "Calls and rooms that the watch looked after, by what came of it.",
-  incremental: true,
-})
-const refused = Metric.counter("switchhook_refused_total", {
-  description: "Requests and connections turned away before anything was done for them, by reason.",
-  incremental: true,
-})
-const shed = Metric.counter("switchhook_shed_total", {
-  description: "Requests turned away because too much is in work, by kind.",
-  incremental: true,
-})
+const watched = labelled(
+  Metric.counter("switchhook_watch_total", {
+    description: "Calls and rooms that the watch looked after, by what came of it.",
+    incremental: true,
+  }),
+  "what",
+)
+const refused = labelled(
+  Metric.counter("switchhook_refused_total", {
+    description: "Requests and connections turned away before anything was done for them, by reason.",
+    incremental: true,
+  }),
+  "reason",
+)
+const shed = labelled(
+  Metric.counter("switchhook_shed_total", {
+    description: "Requests turned away because too much is in work, by kind.",
+    incremental: true,
+  }),
+  "kind",
+)
 const inWork = Metric.gauge("switchhook_in_work", { description: "Requests and claims in work." })
 const inWorkAllowed = Metric.gauge("switchhook_in_work_allowed", {
   description: "How many may be: MAX_IN_WORK, or less while the thread is lastingly late.",
@@ -83,65 +142,80 @@ const loopLate = Metric.gauge("switchhook_loop_late_seconds", {
   description: "How late the process's thread was when it was last looked at.",
 })
 const workerGauges = {
-  up: Metric.gauge("switchhook_worker_up", { description: "1 where the worker may take a call." }),
-  load: Metric.gauge("switchhook_worker_load", { description: "Calls per place, reserved ones included." }),
-  inFlight: Metric.gauge("switchhook_worker_in_flight", { description: "Relays under way to the worker." }),
-  breaker: Metric.gauge("switchhook_worker_breaker_open", {
-    description: "1 where the worker's breaker is open.",
-  }),
+  up: labelled(
+    Metric.gauge("switchhook_worker_up", { description: "1 where the worker may take a call." }),
+    "worker",
+  ),
+  load: labelled(
+    Metric.gauge("switchhook_worker_load", { description: "Calls per place, reserved ones included." }),
+    "worker",
+  ),
+  inFlight: labelled(
+    Metric.gauge("switchhook_worker_in_flight", { description: "Relays under way to the worker." }),
+    "worker",
+  ),
+  breaker: labelled(
+    Metric.gauge("switchhook_worker_breaker_open", {
+      description: "1 where the worker's breaker is open.",
+    }),
+    "worker",
+  ),
 }
-const buildInfo = Metric.gauge("switchhook_build_info", {
-  description: "Always 1; the labels tell the build.",
-})
+const buildInfo = labelled(
+  Metric.gauge("switchhook_build_info", {
+    description: "Always 1; the labels tell the build.",
+  }),
+  "version",
+  "runtime",
+)
 
-// The names of the types that say how something ended, as Prometheus labels are written.
-const label = (name: string) => name.replace(/\B[A-Z]/g, (letter) => `-${letter}`).toLowerCase()
+const labels = new Map<string, string>()
+
+/** The name of a type that says how something ended, as Prometheus labels are written. */
+const label = (name: string): string => {
+  const known = labels.get(name)
+  if (known !== undefined) return known
+  const made = name.replace(/\B[A-Z]/g, (letter) => `-${letter}`).toLowerCase()
+  labels.set(name, made)
+  return made
+}
 
 /** Counts a webhook request; an event that LiveKit does not know counts as `other`, none at all as `none`. */
-export const countEvent = (event: string | undefined, outcome: string): Effect.Effect<void> =>
-  Metric.update(
-    Metric.withAttributes(events, {
-      event: event === undefined ? "none" : knownEvents.has(event) ? event : "other",
-      outcome: label(outcome),
-    }),
-    1,
-  )
+export const countEvent = (event: string | undefined, outcome: string): void => {
+  const name = event === undefined ? "none" : knownEvents.has(event) ? event : "other"
+  events.update(1, name, label(outcome))
+}
 
-export const countDispatch = (outcome: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(dispatches, { outcome: label(outcome) }), 1)
+export const countDispatch = (outcome: string): void => dispatches.update(1, label(outcome))
 
-export const countReplay = (known: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(replays, { known: label(known) }), 1)
+export const countReplay = (known: string): void => replays.update(1, label(known))
 
 /** `hungUpBy` is `caller` or `us`. */
-export const countEndedCall = (status: string, hungUpBy: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(endedCalls, { status, hung_up_by: hungUpBy }), 1)
+export const countEndedCall = (status: string, hungUpBy: string): void =>
+  endedCalls.update(1, status, hungUpBy)
 
 /** `target` is `fleet` or `agent`. */
-export const countAnswer = (target: string, seconds: number): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(answers, { target }), seconds)
+export const countAnswer = (target: string, seconds: number): void => answers.update(seconds, target)
 
-export const countExtraAnswerers = (count: number): Effect.Effect<void> =>
-  Metric.update(extraAnswerers, count)
+export const countExtraAnswerers = (count: number): void => extraAnswerers.updateUnsafe(count, nowhere)
 
-export const countNewLead: Effect.Effect<void> = Metric.update(newLeads, 1)
+export const countNewLead = (): void => newLeads.updateUnsafe(1, nowhere)
 
-export const showLiveSessions = (count: number): Effect.Effect<void> => Metric.update(liveSessions, count)
+export const showLiveSessions = (count: number): void => liveSessions.updateUnsafe(count, nowhere)
 
 /** What waits for the database, and how much of it was given up. */
-export const showBacklog = Effect.fnUntraced(function* (size: {
+export const showBacklog = (size: {
   readonly claims: number
   readonly stories: number
   readonly dropped: number
-}) {
-  yield* Metric.update(Metric.withAttributes(unwritten, { kind: "claim" }), size.claims)
-  yield* Metric.update(Metric.withAttributes(unwritten, { kind: "story" }), size.stories)
-  yield* Metric.update(givenUp, size.dropped)
-})
+}): void => {
+  unwritten.update(size.claims, "claim")
+  unwritten.update(size.stories, "story")
+  givenUp.updateUnsafe(size.dropped, nowhere)
+}
 
 /** `what` says what the watch did about a call or a room. */
-export const countWatched = (what: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(watched, { what }), 1)
+export const countWatched = (what: string): void => watched.update(1, what)
 
 /** Why a request, or a connection, was turned away. */
 export type RefusedReason =
@@ -155,36 +229,32 @@ export type RefusedReason =
   | "connections"
   | "source-connections"
 
-export const countRefused = (reason: RefusedReason): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(refused, { reason }), 1)
+export const countRefused = (reason: RefusedReason): void => refused.update(1, reason)
 
 /** `kind` is `unsigned`, `record`, `admin` or `call`. */
-export const countShed = (kind: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(shed, { kind }), 1)
+export const countShed = (kind: string): void => shed.update(1, kind)
 
 /** How much is in work. */
-export const showLoad = Effect.fnUntraced(function* (load: {
+export const showLoad = (load: {
   readonly inWork: number
   readonly allowed: number
   readonly lateMs: number
-}) {
-  yield* Metric.update(inWork, load.inWork)
-  yield* Metric.update(inWorkAllowed, load.allowed)
-  yield* Metric.update(loopLate, load.lateMs / 1_000)
-})
+}): void => {
+  inWork.updateUnsafe(load.inWork, nowhere)
+  inWorkAllowed.updateUnsafe(load.allowed, nowhere)
+  loopLate.updateUnsafe(load.lateMs / 1_000, nowhere)
+}
 
 /** Measures how long a stage takes, however it ends. */
 export const timed =
   (stage: string) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.clockWith((clock: Clock.Clock) => {
-      const startedAt = clock.monotonicTimeNanosUnsafe()
-      return Effect.onExit(effect, () =>
-        Metric.update(
-          Metric.withAttributes(stages, { stage }),
-          Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9,
-        ),
-      )
+    Effect.suspend(() => {
+      const startedAt = performance.now()
+      return Effect.onExit(effect, () => {
+        stages.update((performance.now() - startedAt) / 1_000, stage)
+        return Effect.void
+      })
     })
 
 /** Measures a stage like `timed`, and says how many milliseconds it took. */
@@ -193,32 +263,26 @@ export const measured =
   <A, E, R>(
     effect: Effect.Effect<A, E, R>,
   ): Effect.Effect<{ readonly value: A; readonly ms: number }, E, R> =>
-    Effect.clockWith((clock: Clock.Clock) => {
-      const startedAt = clock.monotonicTimeNanosUnsafe()
-      return Effect.map(timed(stage)(effect), (value) => ({
-        value,
-        ms: Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e6,
-      }))
+    Effect.suspend(() => {
+      const startedAt = performance.now()
+      return Effect.map(timed(stage)(effect), (value) => ({ value, ms: performance.now() - startedAt }))
     })
 
 let shown: ReadonlyArray<string> = []
 
 /** Sets the workers' gauges to what is true now, and forgets workers that are gone. */
-export const showWorkers = Effect.fnUntraced(function* (workers: ReadonlyArray<WorkerView>) {
+export const showWorkers = (workers: ReadonlyArray<WorkerView>): void => {
   const names = workers.map((worker) => worker.name)
-  for (const worker of shown.filter((name) => !names.includes(name))) {
-    for (const gauge of Object.values(workerGauges))
-      yield* Metric.remove(Metric.withAttributes(gauge, { worker }))
-  }
+  for (const worker of shown.filter((name) => !names.includes(name)))
+    for (const gauge of Object.values(workerGauges)) gauge.forget(worker)
   shown = names
-  for (const { breaker, inFlight, load, name: worker, up } of workers) {
-    yield* Metric.update(Metric.withAttributes(workerGauges.up, { worker }), up ? 1 : 0)
-    yield* Metric.update(Metric.withAttributes(workerGauges.load, { worker }), load)
-    yield* Metric.update(Metric.withAttributes(workerGauges.inFlight, { worker }), inFlight)
-    yield* Metric.update(Metric.withAttributes(workerGauges.breaker, { worker }), breaker === "open" ? 1 : 0)
+  for (const { breaker, inFlight, load, name, up } of workers) {
+    workerGauges.up.update(up ? 1 : 0, name)
+    workerGauges.load.update(load, name)
+    workerGauges.inFlight.update(inFlight, name)
+    workerGauges.breaker.update(breaker === "open" ? 1 : 0, name)
   }
-})
+}
 
 /** `runtime` is `node` or `deno`, with its version. */
-export const showBuild = (version: string, runtime: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(buildInfo, { version, runtime }), 1)
+export const showBuild = (version: string, runtime: string): void => buildInfo.update(1, version, runtime)

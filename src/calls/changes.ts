@@ -60,18 +60,18 @@ const tellChange = Effect.fnUntraced(function* (change: LogChange) {
   }
   if (change.lead_created && !change.was_lead) {
     yield* Effect.logInfo("Created new lead")
-    yield* countNewLead
+    countNewLead()
   }
   const target = change.target ?? "fleet"
   if (change.was_answered_at_ms === null && change.answered_at_ms !== null) {
     const rang = seconds(change.ring_ms)
     yield* Effect.logInfo("Call answered", { rang_s: rang })
-    if (rang !== undefined) yield* countAnswer(target, rang)
+    if (rang !== undefined) countAnswer(target, rang)
   }
   const extra = Math.max(change.answerers - 1, 0) - Math.max((change.was_answerers ?? 0) - 1, 0)
   if (extra > 0) {
     yield* Effect.logWarning("More than one answerer in a call", { answerers: change.answerers })
-    yield* countExtraAnswerers(extra)
+    countExtraAnswerers(extra)
   }
   if (change.ended_once && change.was_ended_once !== true) {
     const { hung_up_by, status } = change
@@ -81,7 +81,7 @@ const tellChange = Effect.fnUntraced(function* (change: LogChange) {
       reason: change.end_reason,
       duration_s: seconds(change.duration_ms),
     })
-    yield* countEndedCall(status ?? "unknown", hung_up_by ?? "unknown")
+    countEndedCall(status ?? "unknown", hung_up_by ?? "unknown")
   }
 })
 

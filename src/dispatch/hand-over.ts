@@ -153,7 +153,7 @@ const finish = Effect.fnUntraced(function* (
   const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
   yield* failpoint("answered", about)
   yield* tell(ended)
-  yield* countDispatch(ended.outcome._tag)
+  countDispatch(ended.outcome._tag)
   yield* store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs }))
   yield* failpoint("stored", about)
   const exit = toExit(ended)

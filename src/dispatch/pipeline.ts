@@ -53,7 +53,7 @@ const dispatchCall = Effect.fnUntraced(function* (
   // The claim has kept what the other delivery said; this one may be a newer join.
   if (shared) yield* recordShared(call)
   const replayed = shared || end._tag !== "HandedOver"
-  if (replayed) yield* countReplay(shared ? "InFlightHere" : end._tag)
+  if (replayed) countReplay(shared ? "InFlightHere" : end._tag)
   return { end, replayed }
 })
 
@@ -96,8 +96,8 @@ export const dispatch = Effect.fnUntraced(function* (
     return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
   })
   return yield* stages.pipe(
-    Effect.tap(({ replayed }) => countEvent(name, replayed ? "Replayed" : "HandedOver")),
-    Effect.tapError((error) => countEvent(name, error._tag)),
+    Effect.tap(({ replayed }) => Effect.sync(() => countEvent(name, replayed ? "Replayed" : "HandedOver"))),
+    Effect.tapError((error) => Effect.sync(() => countEvent(name, error._tag))),
   )
 })
 
@@ -158,9 +158,9 @@ export const receive = Effect.fnUntraced(function* (
   const stages = Effect.gen(function* () {
     const event = yield* timed("authenticate")(authenticate(request))
     const session = yield* timed("record")(record(event, { claims: false })).pipe(
-      Effect.tapError((error) => countEvent(event.event, error._tag)),
+      Effect.tapError((error) => Effect.sync(() => countEvent(event.event, error._tag))),
     )
-    yield* countEvent(event.event, "Recorded")
+    countEvent(event.event, "Recorded")
     return { event, session }
   })
   return yield* stages

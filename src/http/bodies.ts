@@ -6,8 +6,8 @@ import { type Limits, Settings } from "../config.ts"
 import { countRefused } from "../metrics.ts"
 import type { BrokenOff, TooLarge, TooMuchAtOnce } from "./answers.ts"
 
-// More than any event of a call has: so those get in, whatever else is on its way.
-const free = 16 * 1024
+/** More than any event of a call has, in bytes: so those get in, whatever else is on its way. */
+export const free = 16 * 1024
 
 // A body that comes in crumbs keeps the thread busy for nothing. A packet holds a hundred times as much.
 const crumb = 16
@@ -105,10 +105,9 @@ export const readBytes: Effect.Effect<
   )
 }).pipe(
   Effect.tapError(({ _tag }) =>
-    _tag === "TooLarge"
-      ? countRefused("size")
-      : _tag === "TooMuchAtOnce"
-        ? countRefused("bodies")
-        : Effect.void,
+    Effect.sync(() => {
+      if (_tag === "TooLarge") countRefused("size")
+      if (_tag === "TooMuchAtOnce") countRefused("bodies")
+    }),
   ),
 )

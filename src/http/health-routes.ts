@@ -61,10 +61,10 @@ const readiness = Effect.gen(function* () {
 
 const metrics = Effect.gen(function* () {
   const fleet = yield* Fleet
-  yield* showWorkers(yield* fleet.view)
-  yield* showBuild(version, runtime)
-  yield* showBacklog((yield* Backlog).size())
-  yield* showLoad((yield* Load).view())
+  showWorkers(yield* fleet.view)
+  showBuild(version, runtime)
+  showBacklog((yield* Backlog).size())
+  showLoad((yield* Load).view())
   const body = yield* PrometheusMetrics.format()
   return HttpServerResponse.text(body, { contentType: "text/plain; version=0.0.4; charset=utf-8" })
 })

@@ -13,8 +13,9 @@ import { Draining } from "./draining.ts"
 import { healthRoutes } from "./health-routes.ts"
 import { answerMalformed, closeStragglers } from "./malformed.ts"
 import { sparingly } from "./sparingly.ts"
+import { makeTake, takeFirst } from "./straight.ts"
 import { testRoutes } from "./test-routes.ts"
-import { webhookRoutes } from "./webhook-routes.ts"
+import { straightWebhooks, webhookRoutes } from "./webhook-routes.ts"
 import { wellFormedOnly } from "./well-formed.ts"
 
 const warnOfConnections = sparingly("Connection refused")
@@ -25,6 +26,7 @@ const listener = Layer.unwrap(
     const { host, limits, port } = settings
     const where = yield* shareable(host, port)
     const run = Effect.runForkWith(yield* Effect.context<never>())
+    const take = yield* makeTake(straightWebhooks)
     const evaluate = () => {
       const server = createServer({
         headersTimeout: limits.headersTimeoutMs,
@@ -38,12 +40,14 @@ const listener = Layer.unwrap(
       })
       // One more, so that one too many is seen where the parser drops what is beyond.
       server.maxHeadersCount = limits.headers + 1
-      answerMalformed(server, (reason) => run(countRefused(reason)))
+      answerMalformed(server, countRefused)
       if (process.versions["deno"] !== undefined) closeStragglers(server, limits.requestTimeoutMs)
-      limitConnections(server, settings, (limit) =>
-        run(Effect.andThen(countRefused(limit), warnOfConnections({ limit }))),
-      )
+      limitConnections(server, settings, (limit) => {
+        countRefused(limit)
+        run(warnOfConnections({ limit }))
+      })
       acceptMany(server, where)
+      takeFirst(server, take)
       return server
     }
     return NodeHttpServer.layer(evaluate, { ...where, gracefulShutdownTimeout: "3 seconds" })

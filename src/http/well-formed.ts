@@ -22,7 +22,7 @@ interface Fault {
 }
 
 /** Why a request is refused before anything else is looked at, if it is. */
-const faultOf = (request: IncomingMessage, mostHeaders: number): Fault | undefined => {
+export const faultOf = (request: IncomingMessage, mostHeaders: number): Fault | undefined => {
   // Deno drops what is beyond the limit, and with it, it may be, what the request means.
   if (request.rawHeaders.length / 2 > mostHeaders)
     return { status: 431, detail: "There are too many headers", reason: "headers" }
@@ -49,7 +49,8 @@ export const wellFormedOnly: Layer.Layer<never, never, HttpRouter.HttpRouter | S
           "Connection",
           "close",
         )
-        return Effect.as(countRefused(fault.reason), refusal)
+        countRefused(fault.reason)
+        return Effect.succeed(refusal)
       }),
     )
   }),

@@ -92,7 +92,7 @@ export class Sessions extends Context.Service<
         database.run(
           sql<{ live: string }>`SELECT count(*) AS live FROM sessions WHERE status = 'live'`.compile(query),
         ),
-        (rows) => showLiveSessions(Number(rows[0]?.live ?? 0)),
+        (rows) => Effect.sync(() => showLiveSessions(Number(rows[0]?.live ?? 0))),
       )
       yield* database.migrated.pipe(
         Effect.andThen(Effect.forever(Effect.andThen(Effect.ignore(count), Effect.sleep(countEvery)))),

@@ -69,7 +69,7 @@ const mayRescue = Effect.fnUntraced(function* ({ rescued, state }: DueRow) {
 const flag = Effect.fnUntraced(function* (row: DueRow) {
   const flagged = yield* run(flagStatement(row))
   if (flagged.length === 0) return
-  yield* countWatched("unanswered")
+  countWatched("unanswered")
   yield* Effect.logWarning("Call unanswered", { state: row.state, waited_s: Math.round(row.age_ms / 1000) })
 })
 
@@ -87,7 +87,7 @@ const nobodyHasJoined = Effect.fnUntraced(function* (row: DueRow, call: Call) {
     const rescued = yield* Effect.exit(
       rescue(call, { seen: row, tried: new Set(row.tried), ghostsBeforeMs: ghostsBefore(row) }),
     )
-    yield* countWatched(rescued._tag === "Success" ? "rescued" : "not-rescued")
+    countWatched(rescued._tag === "Success" ? "rescued" : "not-rescued")
     return yield* lookSoon(row)
   }
   yield* flag(row)
@@ -107,10 +107,10 @@ const look = Effect.fnUntraced(function* (row: DueRow, call: Call) {
     case "Unknown":
       return yield* lookSoon(row)
     case "Gone":
-      yield* countWatched("left")
+      countWatched("left")
       return yield* recordGone(call)
     case "Answered":
-      yield* countWatched("answered")
+      countWatched("answered")
       yield* recordAnswerer(call, presence.by)
       return yield* run(answeredStatement(row))
     case "Alone":
@@ -120,7 +120,7 @@ const look = Effect.fnUntraced(function* (row: DueRow, call: Call) {
 
 const lookAfter = Effect.fnUntraced(function* (row: DueRow) {
   if (row.age_ms > longestRingMs) {
-    yield* countWatched("given-up")
+    countWatched("given-up")
     yield* flag(row)
     return yield* leaveAlone(row)
   }
@@ -129,12 +129,12 @@ const lookAfter = Effect.fnUntraced(function* (row: DueRow) {
   // It is about to be written.
   if ((yield* Ledger).hasLeft(call)) return yield* run(deferStatement(row, longerMs))
   const ended = yield* Effect.exit(handOver(call))
-  if (ended._tag === "Success" && ended.value.value._tag === "HandedOver") yield* countWatched("handed-over")
+  if (ended._tag === "Success" && ended.value.value._tag === "HandedOver") countWatched("handed-over")
 })
 
 const endLapsed = Effect.gen(function* () {
   for (const { call_key, sip_call_id } of yield* run(lapseStatement)) {
-    yield* countWatched("lapsed")
+    countWatched("lapsed")
     yield* Effect.logWarning("A hand-over has not ended: nobody knows what became of it").pipe(
       Effect.annotateLogs("call_id", sip_call_id || call_key),
     )
@@ -196,7 +196,7 @@ const closeEndedRooms = Effect.gen(function* () {
     listed.some(({ name, sid }) => name === room_name && (room_sid === "" || sid === room_sid))
   const gone = asked.filter((room) => room.room_name !== "" && !isThere(room))
   for (const { room_key, room_name, room_sid } of [...old, ...gone]) {
-    yield* countWatched("closed")
+    countWatched("closed")
     yield* Effect.logInfo("Room closed: its end was never told", { room_sid: room_sid || room_key })
     const room = { sid: room_sid, name: room_name, creationTimeMs: 0 }
     yield* sessions.finished({

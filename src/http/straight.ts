@@ -1,0 +1,143 @@
+// The way of nearly every webhook: straight from the server to the pipeline and back, without the router.
+//
+// Taken is what LiveKit sends: a signed POST to a webhook's very path with a small body of declared length, while there
+// is not too much to do. Whatever differs in anything is left to the router, which knows what to say to it.
+
+import type { EventEmitter } from "node:events"
+import type { IncomingMessage, Server, ServerResponse } from "node:http"
+import { Effect } from "effect"
+import { Settings, type SettingsShape } from "../config.ts"
+import { Load } from "../load.ts"
+import { type BrokenOff, failureAnswer } from "./answers.ts"
+import { free } from "./bodies.ts"
+import { RateLimit } from "./rate-limit.ts"
+import { type Answer, concluded, type Headers, type Posted, type Sender } from "./receiving.ts"
+import { isAllowed, type Source, sourceOf } from "./source.ts"
+import { faultOf } from "./well-formed.ts"
+
+/** Whether the server's part is done: the request is answered, or will be. */
+export type Take = (incoming: IncomingMessage, response: ServerResponse) => boolean
+
+const brokenOff: BrokenOff = { _tag: "BrokenOff" }
+
+/** Hears the body of a request, once: all of it, or `undefined` where it broke off. */
+const hear = (incoming: IncomingMessage, heard: (body: Uint8Array | undefined) => void): void => {
+  const pieces: Array<Uint8Array> = []
+  let over = false
+  const end = (whole: boolean) => {
+    if (over) return
+    over = true
+    heard(whole ? (pieces.length === 1 ? pieces[0] : Buffer.concat(pieces)) : undefined)
+  }
+  incoming.on("data", (piece: Uint8Array) => pieces.push(piece))
+  incoming.on("end", () => end(true))
+  incoming.on("error", () => end(false))
+  incoming.on("close", () => end(false))
+}
+
+const isFinal = (status: number) => status >= 200 && status <= 599
+
+/** Writes an answer, as the router's server would. */
+const send = (response: ServerResponse, answer: Answer): void => {
+  if (response.destroyed || response.writableEnded) return
+  const { body, headers, status } = answer
+  if (status === 204 || status === 205 || status === 304 || body._tag !== "Uint8Array") {
+    const { "content-length": _, ...rest } = headers
+    response.writeHead(status, rest).end()
+    return
+  }
+  response.writeHead(status, headers).end(body.text ?? body.body)
+}
+
+const unexpected = failureAnswer({ _tag: "Unexpected" })
+
+/** The same for an answer that may be somebody else's: of what HTTP cannot say there is only that it went wrong. */
+const sendAny = (response: ServerResponse, answer: Answer): void => {
+  try {
+    send(response, isFinal(answer.status) ? answer : unexpected)
+  } catch {
+    if (response.headersSent) response.destroy()
+    else send(response, unexpected)
+  }
+}
+
+/** Whose request it is, where it may be taken. */
+const takenFrom = (
+  incoming: IncomingMessage,
+  isSigned: (headers: Headers) => boolean,
+  { allowedSources, limits, trustedProxies }: SettingsShape,
+): Source | undefined => {
+  const { headers } = incoming
+  const length = headers["content-length"]
+  if (length === undefined || !(Number(length) <= Math.min(free, limits.bodySize))) return undefined
+  if (!isSigned(headers) || faultOf(incoming, limits.headers) !== undefined) return undefined
+  const forwardedFor = headers["x-forwarded-for"]
+  if (Array.isArray(forwardedFor)) return undefined
+  const source = sourceOf(incoming.socket.remoteAddress, forwardedFor, trustedProxies)
+  return isAllowed(source, allowedSources) ? source : undefined
+}
+
+/** A URL as it is seen from here: whatever came of a request, there is an answer. */
+export interface Straight<R> {
+  readonly isSigned: (headers: Headers) => boolean
+  /** To a request with that body, `undefined` where it broke off. */
+  readonly answerTo: (
+    body: Uint8Array | undefined,
+    headers: Headers,
+    sender: Sender,
+    limit: RateLimit["Service"],
+  ) => Effect.Effect<Answer, never, R>
+}
+
+export const straight = <E extends { readonly _tag: string }, R>(posted: Posted<E, R>): Straight<R> => ({
+  isSigned: posted.isSigned,
+  answerTo: (body, headers, sender, limit) =>
+    concluded(
+      posted,
+      limit,
+      sender,
+      body === undefined ? Effect.fail(brokenOff) : posted.work(body, headers),
+    ),
+})
+
+/** Takes the URLs by their paths. */
+export const makeTake = <R>(
+  urls: ReadonlyMap<string, Straight<R>>,
+): Effect.Effect<Take, never, R | RateLimit | Settings> =>
+  Effect.gen(function* () {
+    const settings = yield* Settings
+    const limit = yield* RateLimit
+    const load = yield* Load
+    const run = Effect.runForkWith(yield* Effect.context<R>())
+    return (incoming, response) => {
+      const url = incoming.method === "POST" ? urls.get(incoming.url ?? "") : undefined
+      if (url === undefined || load.refuses("unsigned")) return false
+      const source = takenFrom(incoming, url.isSigned, settings)
+      if (source === undefined) return false
+      const sender: Sender = { source, counted: false }
+      hear(incoming, (body) => {
+        const answered = url.answerTo(body, incoming.headers, sender, limit)
+        const fiber = run(Effect.map(answered, (answer) => sendAny(response, answer)))
+        // Whoever has hung up waits for nothing; what must be done all the same does not run in this fiber.
+        if (fiber.pollUnsafe() === undefined)
+          response.once("close", () => response.writableEnded || fiber.interruptUnsafe())
+      })
+      return true
+    }
+  })
+
+const left = "request left"
+
+/** Shows each request to `take` first; those who listen for requests from here on get what it leaves. */
+export const takeFirst = (server: Server, take: Take): void => {
+  server.on("request", (incoming, response) => {
+    if (!take(incoming, response)) emitter.emit(left, incoming, response)
+  })
+  const emitter: EventEmitter = server
+  const renamed =
+    (method: EventEmitter["on"]): any =>
+    (name: string, listener: () => void) =>
+      method.call(emitter, name === "request" ? left : name, listener)
+  server.on = renamed(emitter.on)
+  server.off = renamed(emitter.off)
+}
