@@ -14,7 +14,7 @@ export default mergeConfig(
         "test/properties/ledger-model.test.ts",
         "test/routing/routing.test.ts",
         "test/fuzz/**",
-        "test/end-to-end/{admin,commands,doctor,fallback-agent,import,provision,walk-through}.test.ts",
+        "test/end-to-end/{admin,commands,doctor,fallback-agent,import,provision,prune,walk-through}.test.ts",
         "test/end-to-end/{processes-die,watch}.test.ts",
       ],
     },

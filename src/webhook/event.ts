@@ -1,40 +1,9 @@
 // A webhook's body as LiveKit's protojson writes it, read leniently: unknown fields, events and enum names pass.
 
-import { Data, Effect, Option, Schema } from "effect"
+import { Data, Effect } from "effect"
 
 /** The signed body is not a webhook event. */
 export class InvalidPayload extends Data.TaggedClass("InvalidPayload")<{ readonly why: string }> {}
-
-// protojson leaves zero values out and may write null for them; int64 come as strings, enums by name or number.
-const absent = <S extends Schema.Constraint>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))
-const text = absent(Schema.String)
-const int64 = absent(Schema.Union([Schema.String, Schema.Number]))
-
-// Looked at one by one below; a schema of its own for each would cost more than all the rest.
-const Attributes = Schema.declare(
-  (value): value is { readonly [name: string]: unknown } =>
-    typeof value === "object" && value !== null && !Array.isArray(value),
-)
-
-const Room = Schema.Struct({ sid: text, name: text, creationTime: int64, creationTimeMs: int64 })
-
-const Participant = Schema.Struct({
-  sid: text,
-  identity: text,
-  kind: absent(Schema.Union([Schema.String, Schema.Number])),
-  joinedAt: int64,
-  joinedAtMs: int64,
-  attributes: absent(Attributes),
-  disconnectReason: absent(Schema.Union([Schema.String, Schema.Number])),
-})
-
-const Body = Schema.Struct({
-  event: Schema.NonEmptyString,
-  id: text,
-  createdAt: int64,
-  room: absent(Room),
-  participant: absent(Participant),
-})
 
 /** One participant of an event; times in milliseconds since 1970, 0 where LiveKit said none. */
 export interface EventParticipant {
@@ -79,66 +48,106 @@ const disconnectReasons = [
   "MEDIA_FAILURE",
 ]
 
-const toNumber = (value: string | number | null | undefined) => {
-  const number = Number(value ?? 0)
-  return Number.isSafeInteger(number) && number >= 0 ? number : 0
-}
-
 // After the year 9999 a time has more digits than its readers expect, and soon no date of JavaScript's holds it.
 const latestMs = 253_402_300_799_999
 
-const asTime = (ms: number) => (ms <= latestMs ? ms : 0)
+interface Fields {
+  readonly [name: string]: unknown
+}
 
-const toMillis = (millis: string | number | null | undefined, seconds: string | number | null | undefined) =>
-  asTime(toNumber(millis)) || asTime(toNumber(seconds) * 1000)
+const notAnEvent = new InvalidPayload({ why: "not a webhook event" })
+
+const refuse = (): never => {
+  throw notAnEvent
+}
+
+// protojson leaves zero values out and may write null for them; int64 come as strings, enums by name or number.
+const isZero = (value: unknown): value is null | undefined => value === undefined || value === null
+
+const text = (value: unknown): string => {
+  if (isZero(value)) return ""
+  return typeof value === "string" ? value : refuse()
+}
+
+const name = (value: unknown): string => text(value) || refuse()
+
+const int64 = (value: unknown): number => {
+  if (isZero(value)) return 0
+  if (typeof value !== "string" && typeof value !== "number") return refuse()
+  const number = Number(value)
+  return Number.isSafeInteger(number) ? number : 0
+}
+
+const enumOf = (names: ReadonlyArray<string>, value: unknown): string => {
+  if (typeof value === "number") return names[value] ?? String(value)
+  return isZero(value) ? names[0]! : text(value)
+}
+
+const message = (value: unknown): Fields | undefined => {
+  if (isZero(value)) return undefined
+  return typeof value === "object" && !Array.isArray(value) ? (value as Fields) : refuse()
+}
+
+const time = (millis: unknown, seconds: unknown): number => {
+  const known = [int64(millis), int64(seconds) * 1000]
+  return known.find((ms) => ms > 0 && ms <= latestMs) ?? 0
+}
 
 // A map, because an attribute may be called `__proto__` or `constructor`.
-const attributesOf = (attributes: { readonly [name: string]: unknown } | null | undefined) => {
+const attributes = (value: unknown): ReadonlyMap<string, string> => {
   const found = new Map<string, string>()
-  for (const [name, value] of Object.entries(attributes ?? {})) {
-    if (typeof value === "string") found.set(name, value)
+  for (const [key, kept] of Object.entries(message(value) ?? {})) {
+    if (typeof kept === "string") found.set(key, kept)
   }
   return found
 }
 
-const toEvent = (body: typeof Body.Type): WebhookEvent => ({
-  event: body.event,
-  id: body.id ?? "",
-  createdAtMs: toMillis(undefined, body.createdAt),
-  room: {
-    sid: body.room?.sid ?? "",
-    name: body.room?.name ?? "",
-    creationTimeMs: toMillis(body.room?.creationTimeMs, body.room?.creationTime),
-  },
-  participant:
-    body.participant == null
-      ? undefined
-      : {
-          sid: body.participant.sid ?? "",
-          identity: body.participant.identity ?? "",
-          kind: enumName(kinds, body.participant.kind),
-          joinedAtMs: toMillis(body.participant.joinedAtMs, body.participant.joinedAt),
-          attributes: attributesOf(body.participant.attributes),
-          disconnectReason: enumName(disconnectReasons, body.participant.disconnectReason),
-        },
+const participant = (fields: Fields): EventParticipant => ({
+  sid: text(fields["sid"]),
+  identity: text(fields["identity"]),
+  kind: enumOf(kinds, fields["kind"]),
+  joinedAtMs: time(fields["joinedAtMs"], fields["joinedAt"]),
+  attributes: attributes(fields["attributes"]),
+  disconnectReason: enumOf(disconnectReasons, fields["disconnectReason"]),
 })
 
-const enumName = (names: ReadonlyArray<string>, value: string | number | null | undefined): string =>
-  typeof value === "number" ? (names[value] ?? String(value)) : (value ?? names[0] ?? "")
+const event = (json: unknown): WebhookEvent => {
+  const body = message(json) ?? refuse()
+  const room = message(body["room"]) ?? {}
+  const who = message(body["participant"])
+  return {
+    event: name(body["event"]),
+    id: text(body["id"]),
+    createdAtMs: time(undefined, body["createdAt"]),
+    room: {
+      sid: text(room["sid"]),
+      name: text(room["name"]),
+      creationTimeMs: time(room["creationTimeMs"], room["creationTime"]),
+    },
+    participant: who && participant(who),
+  }
+}
 
-const decodeBody = Schema.decodeUnknownOption(Body)
 const utf8 = new TextDecoder()
 
-/** Reads the bytes whose signature has been checked. Fails with `InvalidPayload` where they are no event. */
-export const decodeEvent = (body: Uint8Array): Effect.Effect<WebhookEvent, InvalidPayload> => {
+/** Reads the bytes whose signature has been checked; `InvalidPayload` where they are no event. */
+export const readEvent = (body: Uint8Array): WebhookEvent | InvalidPayload => {
   let json: unknown
   try {
     json = JSON.parse(utf8.decode(body))
   } catch {
-    return Effect.fail(new InvalidPayload({ why: "not JSON" }))
+    return new InvalidPayload({ why: "not JSON" })
   }
-  return Option.match(decodeBody(json), {
-    onNone: () => Effect.fail(new InvalidPayload({ why: "not a webhook event" })),
-    onSome: (decoded) => Effect.succeed(toEvent(decoded)),
-  })
+  try {
+    return event(json)
+  } catch (thrown) {
+    if (thrown === notAnEvent) return notAnEvent
+    throw thrown
+  }
+}
+
+/** Fails with the `InvalidPayload` that `readEvent` finds. */
+export const decodeEvent = (body: Uint8Array): Effect.Effect<WebhookEvent, InvalidPayload> => {
+  const read = readEvent(body)
+  return read instanceof InvalidPayload ? Effect.fail(read) : Effect.succeed(read)
 }

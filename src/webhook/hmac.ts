@@ -5,26 +5,34 @@ import { Effect, Redacted } from "effect"
 import { Settings } from "../config.ts"
 import { InvalidSignature, MissingAuth } from "./signature.ts"
 
-const badSignature = new InvalidSignature({ why: "bad signature" })
-
 /**
- * Checks that one of `Settings.webhookSecrets` signed exactly these bytes.
+ * What is wrong with the signature of these bytes; nothing, where one of the secrets signed exactly them.
  * `signature` is the header as it came: HMAC-SHA256 in hex of either case, with or without `sha256=`.
  */
-export const verifyHmac = Effect.fnUntraced(function* (
+export const faultOfHmac = (
+  secrets: ReadonlyArray<Redacted.Redacted>,
   signature: string | undefined,
   body: Uint8Array,
-): Effect.fn.Return<void, MissingAuth | InvalidSignature, Settings> {
+): MissingAuth | InvalidSignature | undefined => {
   const given = (signature ?? "").trim()
-  if (given === "") return yield* Effect.fail(new MissingAuth())
+  if (given === "") return new MissingAuth()
   const hex = given.replace(/^sha256=/i, "")
-  if (!/^[0-9a-f]{64}$/i.test(hex)) return yield* Effect.fail(badSignature)
+  if (!/^[0-9a-f]{64}$/i.test(hex)) return new InvalidSignature({ why: "bad signature" })
   const claimed = Buffer.from(hex, "hex")
 
-  const { webhookSecrets } = yield* Settings
   // Every secret is tried, so that the time taken does not tell which one matched.
-  const matches = webhookSecrets.map((secret) =>
+  const matches = secrets.map((secret) =>
     timingSafeEqual(createHmac("sha256", Redacted.value(secret)).update(body).digest(), claimed),
   )
-  if (!matches.includes(true)) return yield* Effect.fail(badSignature)
-})
+  return matches.includes(true) ? undefined : new InvalidSignature({ why: "bad signature" })
+}
+
+/** Fails with what `faultOfHmac` finds under `Settings.webhookSecrets`. */
+export const verifyHmac = (
+  signature: string | undefined,
+  body: Uint8Array,
+): Effect.Effect<void, MissingAuth | InvalidSignature, Settings> =>
+  Effect.flatMap(Settings, ({ webhookSecrets }) => {
+    const fault = faultOfHmac(webhookSecrets, signature, body)
+    return fault === undefined ? Effect.void : Effect.fail(fault)
+  })
