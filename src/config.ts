@@ -136,10 +136,16 @@ const between = (low: number, high: number) => (raw: string) => {
   return value >= low && value <= high ? value : undefined
 }
 
-const seconds = (low: number, high: number) => (raw: string) => {
-  const value = Number(/^(\d{1,9}(?:\.\d{1,9})?)\s*s?$/.exec(raw)?.[1] ?? Number.NaN)
-  return value >= low && value <= high ? Math.round(value * 1000) : undefined
-}
+/** Reads a duration, like `1.5 s`, as milliseconds; the units and the bounds are in seconds. */
+export const duration =
+  (units: Readonly<Record<string, number>>, low: number, high: number) =>
+  (raw: string): number | undefined => {
+    const [, count, unit = ""] = /^(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)$/.exec(raw) ?? []
+    const value = Object.hasOwn(units, unit) ? Number(count) * (units[unit] ?? Number.NaN) : Number.NaN
+    return value >= low && value <= high ? Math.round(value * 1000) : undefined
+  }
+
+const seconds = (low: number, high: number) => duration({ "": 1, s: 1 }, low, high)
 
 const units = { "": 1, KiB: 1024, MiB: 1024 * 1024 } as const
 const bytes = (low: number, high: number) => (raw: string) => {

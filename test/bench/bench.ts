@@ -30,6 +30,7 @@ ${works.map(({ name, title }) => `                            ${name.padEnd(3)} 
   --svg <file>            a chart
   --python <command>      with the packages of test/bench/contenders/requirements.txt (python3)
   --growth                work c with an empty ledger and with a large one, and the plans of its statements
+  --prune                 with --growth: the large ledger alone, and with \`npm run prune\` beside, in turn
   --calls-in-ledger <n>   how large (10000000; fewer where the disk is short, which is said)
 
 Each contender is a process of its own, with a database of its own, on a processor of its own where there is
@@ -46,6 +47,7 @@ const { values } = parseArgs({
     svg: { type: "string" },
     python: { type: "string", default: "python3" },
     growth: { type: "boolean" },
+    prune: { type: "boolean" },
     "calls-in-ledger": { type: "string" },
     help: { type: "boolean" },
   },
@@ -201,7 +203,13 @@ const main = async () => {
   if (values.growth) {
     const calls = positive("calls-in-ledger", 10_000_000)
     const wanted = values.contenders === undefined ? all.filter(({ name }) => name === "node") : all
-    const grown = await measureGrowth({ calls, contenders: wanted, effort, before: pinning.before })
+    const grown = await measureGrowth({
+      calls,
+      contenders: wanted,
+      effort,
+      before: pinning.before,
+      prune: values.prune === true,
+    })
     if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(grown, null, 2)}\n`)
     process.exit(grown.every(({ median }) => median !== undefined) ? 0 : 1)
   }

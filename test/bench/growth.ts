@@ -1,4 +1,5 @@
-// `npm run bench -- --growth`: whether a call costs more once the ledger is large, and what its statements then do.
+// `npm run bench -- --growth`: whether a call costs more once the ledger is large, or while old calls are deleted from
+// it, and what its statements then do.
 
 import { statfs } from "node:fs/promises"
 import { tmpdir } from "node:os"
@@ -9,6 +10,7 @@ import { fill, largeDids } from "./fill.ts"
 import { type Effort, measure, type Round } from "./measure.ts"
 import { type Peers, startPeers } from "./peers.ts"
 import { plansOf } from "./plans.ts"
+import { startPruning } from "./pruning.ts"
 import { type Result, resultOf } from "./results.ts"
 import { makeDataDir, makeMigrated, stagedPostgres } from "./stage.ts"
 import { workTable } from "./table.ts"
@@ -19,6 +21,8 @@ interface Growth {
   readonly contenders: ReadonlyArray<Contender>
   readonly effort: Effort
   readonly before: ReadonlyArray<string>
+  /** Whether the large ledger is compared with itself while old calls are deleted, instead of with an empty one. */
+  readonly prune: boolean
 }
 
 // A call's rows and their index entries, and as much again while they are written.
@@ -39,6 +43,8 @@ interface Ledger {
   readonly name: string
   readonly title: string
   readonly url: string
+  /** Whether old calls are deleted meanwhile. */
+  readonly prune?: true
 }
 
 const roundOn = async (
@@ -49,9 +55,17 @@ const roundOn = async (
   round: number,
 ): Promise<Round | Error> => {
   const database = await stagedPostgres(ledger.url, await makeDataDir())
+  let undone: ReadonlyArray<string> = []
   try {
+    const pruning = ledger.prune ? await startPruning(database) : undefined
     const named = { ...work, name: ledger.name }
-    return await measure({ contender, work: named, peers, before, effort, round }, database)
+    const measured = await measure(
+      { contender, work: named, peers, before, effort, round },
+      database,
+    ).finally(async () => {
+      undone = (await pruning?.stop()) ?? []
+    })
+    return { ...measured, faults: [...measured.faults, ...undone] }
   } catch (error) {
     return error instanceof Error ? error : new Error(String(error))
   } finally {
@@ -74,40 +88,50 @@ const measureOn = async (
 
 const tell = (results: ReadonlyArray<Result>, ledgers: ReadonlyArray<Ledger>, { name }: Contender) => {
   for (const ledger of ledgers) console.log(`\n${workTable(results, { ...work, ...ledger })}`)
-  const [empty, large] = results
-  if (empty?.median !== undefined && large?.median !== undefined)
-    console.log(`\n${name}: ${(large.median.rate / empty.median.rate).toFixed(2)} × with the large ledger`)
+  const [first, second] = results
+  if (first?.median !== undefined && second?.median !== undefined)
+    console.log(
+      `\n${name}: ${(second.median.rate / first.median.rate).toFixed(2)} × with ${ledgers[1]?.title}`,
+    )
 }
 
-/** Measures a dispatched call on an empty and on a large ledger, in turn, and prints the plans on the large one. */
+const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
+  const url = await makeMigrated(cluster, "bench_large", largeDids)
+  const startedAt = performance.now()
+  await fill(url, calls)
+  const seconds = Math.round((performance.now() - startedAt) / 1000)
+  const numbers = `${largeDids.toLocaleString("en-US")} numbers`
+  console.log(`${calls.toLocaleString("en-US")} calls and ${numbers} in ${seconds} s`)
+  return { name: "large", title: `${calls.toLocaleString("en-US")} calls in the ledger`, url }
+}
+
+/**
+ * Measures a dispatched call on an empty and on a large ledger, or on a large one that is left alone and one that is
+ * pruned, in turn, and prints the plans on the large one.
+ */
 export const measureGrowth = async (growth: Growth): Promise<ReadonlyArray<Result>> => {
   const calls = await affordable(growth.calls)
   const cluster = await startCluster()
   const peers = await startPeers(coreSecret)
   try {
-    const emptyUrl = await makeMigrated(cluster.url, "bench_empty", usualDids)
-    const largeUrl = await makeMigrated(cluster.url, "bench_large", largeDids)
-    const startedAt = performance.now()
-    await fill(largeUrl, calls)
-    const seconds = Math.round((performance.now() - startedAt) / 1000)
-    console.log(
-      `${calls.toLocaleString("en-US")} calls and ${largeDids.toLocaleString("en-US")} numbers in ${seconds} s`,
-    )
-    const ledgers = [
-      { name: "empty", title: "a dispatched call, empty ledger", url: emptyUrl },
-      {
-        name: "large",
-        title: `a dispatched call, ${calls.toLocaleString("en-US")} calls in the ledger`,
-        url: largeUrl,
-      },
-    ]
+    const large = await makeLarge(cluster.url, calls)
+    const ledgers: ReadonlyArray<Ledger> = growth.prune
+      ? [large, { ...large, name: "pruned", title: "old calls deleted meanwhile", prune: true }]
+      : [
+          {
+            name: "empty",
+            title: "an empty ledger",
+            url: await makeMigrated(cluster.url, "bench_empty", usualDids),
+          },
+          large,
+        ]
     const all: Array<Result> = []
     for (const contender of growth.contenders) {
       const results = await measureOn(growth, peers, contender, ledgers)
       tell(results, ledgers, contender)
       all.push(...results)
     }
-    for (const { name, plan } of await plansOf(largeUrl)) console.log(`\n${name}\n${plan}`)
+    for (const { name, plan } of await plansOf(large.url)) console.log(`\n${name}\n${plan}`)
     return all
   } finally {
     peers.stop()

@@ -6,6 +6,7 @@ import type { CompiledQuery } from "kysely"
 import pg from "pg"
 import type { Call } from "../../src/calls/call.ts"
 import { callKey } from "../../src/calls/call.ts"
+import { pruneCallsStatement, pruneRoomsStatement } from "../../src/calls/prune-statements.ts"
 import { claimStatement } from "../../src/dispatch/claim-statement.ts"
 import { extractAttributes } from "../../src/dispatch/extract-attributes.ts"
 import { Accepted } from "../../src/dispatch/outcome.ts"
@@ -49,12 +50,16 @@ const statements = async (): Promise<
     idempotentUrls: [],
     explanation: { took_ms: {} },
   }
+  const page = { after: undefined, limit: 1_000 }
+  const bounds = { cutoffMs: Date.now() - 10 * 86_400_000, dryRun: false }
   return [
     ["claim", claimStatement({ ...claim, answerWithinMs: 20_000 })],
     ["settle", settleStatement({ callRowId: rowId, claimId, attempt: 1 }, accepted, { relay: 2 })],
     ["watch: lapsed leases", lapseStatement],
     ["watch: calls that are due", takeStatement(10, true)],
     ["watch: rooms that are open", openRoomsStatement(10)],
+    ["prune: calls", pruneCallsStatement(page, bounds)],
+    ["prune: rooms", pruneRoomsStatement(page, bounds)],
   ]
 }
 
