@@ -20,5 +20,16 @@ export const sleepAwake = (ms: number): Effect.Effect<void> =>
         Effect.suspend(() => sleepAwake(ms - sliceMs)),
       )
 
+/** Calls back when `sleepAwake` would end; gives what stops that. */
+export const afterAwake = (ms: number, callBack: () => void): (() => void) => {
+  let timer: ReturnType<typeof setTimeout>
+  const sleep = (left: number) => {
+    const next = left <= sliceMs ? callBack : () => sleep(left - sliceMs)
+    timer = setTimeout(next, Math.min(left, sliceMs))
+  }
+  sleep(ms)
+  return () => clearTimeout(timer)
+}
+
 /** The current fiber's clock, for code that asks it often. */
 export const theClock: Effect.Effect<Clock.Clock> = Effect.clockWith(Effect.succeed)

@@ -1,6 +1,6 @@
 // Stage 12: the call is given to its taker, and to the next best one only while nothing was ever sent.
 
-import { Effect, Result } from "effect"
+import { type Context, Effect, Fiber, Result } from "effect"
 import type { Call } from "../calls/call.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import type { Settings } from "../config.ts"
@@ -21,7 +21,7 @@ import type { Taker } from "./taker.ts"
 
 /** For the whole hand-over, failover included. */
 const budgetMs = 10_000
-const renewEvery = "1 second"
+const renewEveryMs = 1_000
 
 /** How the hand-over ended, with the lease of its last attempt and who was to have the call. */
 export interface Ended {
@@ -103,40 +103,66 @@ export const failover = Effect.fnUntraced(function* (
   return undefined
 })
 
-/** Hands the call over, keeping the lease alive meanwhile. Never fails: how it ended is the outcome. */
-export const makeAttempts = Effect.fnUntraced(function* (
+/** Renews the lease every second, until it is lost. */
+const renewing = (lease: () => Lease) =>
+  Effect.suspend(() => lease().renew).pipe(
+    // A database that does not answer lets the lease lapse, and then nothing more is sent.
+    Effect.orElseSucceed(() => true),
+    Effect.tap(Effect.sleep(renewEveryMs)),
+    Effect.repeat({ while: (held) => held }),
+  )
+
+/** Begins to renew the lease, and gives what ends that. Most hand-overs are done before it is more than a timer. */
+const keepRenewing = (lease: () => Lease): Effect.Effect<Effect.Effect<void>> =>
+  Effect.contextWith((context: Context.Context<never>) =>
+    Effect.sync(() => {
+      let renewal: Fiber.Fiber<unknown> | undefined
+      const timer = setTimeout(() => {
+        renewal = Effect.runForkWith(context)(renewing(lease))
+      }, renewEveryMs)
+      return Effect.suspend(() => {
+        clearTimeout(timer)
+        return renewal === undefined ? Effect.void : Fiber.interrupt(renewal)
+      })
+    }),
+  )
+
+// Not inside `makeAttempts`: a generator function that is made for each call is slower than all else here.
+const attemptsOf = Effect.fnUntraced(function* (
   call: Call,
-  first: Ours | OursAgain,
+  state: { current: Ours | OursAgain },
 ): Effect.fn.Return<Ended, never, Fleet | Ledger | WorkerClient | LiveKit | Settings> {
   const clock = yield* theClock
   const deadline = monotonicMs(clock) + budgetMs
   const tried = new Set<string>()
-  let current = first
-
-  const renewing = Effect.sleep(renewEvery).pipe(
-    Effect.andThen(Effect.suspend(() => current.claim.lease.renew)),
-    // A database that does not answer lets the lease lapse, and then nothing more is sent.
-    Effect.orElseSucceed(() => true),
-    Effect.repeat({ while: (held) => held }),
-    Effect.andThen(Effect.never),
-  )
-  const handing = Effect.gen(function* () {
-    while (true) {
-      const outcome = yield* attempt(call, current, deadline - monotonicMs(clock))
-      const { claim, place } = current
-      const ended: Ended = { outcome, lease: claim.lease, taker: place }
-      if (outcome._tag !== "NotSent" || claim._tag !== "Fresh") return ended
-      if (place.kind === "fleet") tried.add(place.url)
-      if (monotonicMs(clock) >= deadline) return ended
-      yield* Effect.logInfo(place.kind === "fleet" ? "Worker not reached" : "Agent not dispatched", {
-        [place.kind === "fleet" ? "worker" : "agent"]: place.name,
-        why: outcome.reason,
-      })
-      const next = yield* failover({ claim, place }, outcome, tried)
-      if (next === undefined) return ended
-      current = next
-      yield* failpoint("moved", call.callId || call.key)
-    }
-  })
-  return yield* Effect.raceFirst(handing, renewing)
+  while (true) {
+    const { claim, place } = state.current
+    const outcome = yield* attempt(call, state.current, deadline - monotonicMs(clock))
+    const ended: Ended = { outcome, lease: claim.lease, taker: place }
+    if (outcome._tag !== "NotSent" || claim._tag !== "Fresh") return ended
+    if (place.kind === "fleet") tried.add(place.url)
+    if (monotonicMs(clock) >= deadline) return ended
+    yield* Effect.logInfo(place.kind === "fleet" ? "Worker not reached" : "Agent not dispatched", {
+      [place.kind === "fleet" ? "worker" : "agent"]: place.name,
+      why: outcome.reason,
+    })
+    const next = yield* failover({ claim, place }, outcome, tried)
+    if (next === undefined) return ended
+    state.current = next
+    yield* failpoint("moved", call.callId || call.key)
+  }
 })
+
+/** Hands the call over, keeping the lease alive meanwhile. Never fails: how it ended is the outcome. */
+export const makeAttempts = (
+  call: Call,
+  first: Ours | OursAgain,
+): Effect.Effect<Ended, never, Fleet | Ledger | WorkerClient | LiveKit | Settings> =>
+  Effect.suspend(() => {
+    const state = { current: first }
+    return Effect.acquireUseRelease(
+      keepRenewing(() => state.current.claim.lease),
+      () => attemptsOf(call, state),
+      (endRenewing) => endRenewing,
+    )
+  })

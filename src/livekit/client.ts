@@ -99,7 +99,7 @@ const failureOf = (request: Request, error: unknown, withinMs: number): LiveKitE
   }
   const inTime = error !== timeIsUp
   if (inTime && gate.state === "closed") return new LiveKitNotReached({ reason: "lease lapsed" })
-  gate.state = "closed"
+  gate.close()
   return new LiveKitNotReached({ reason: inTime ? unsentReason(codeOf(error)) : "connect timeout" })
 }
 

@@ -2,7 +2,7 @@
 
 import { Agent, type Dispatcher } from "@effect/platform-node/Undici"
 import { Effect, Predicate, type Scope } from "effect"
-import { sleepAwake } from "../clock.ts"
+import { afterAwake, sleepAwake } from "../clock.ts"
 import { failpointNow } from "../failpoint.ts"
 
 /** Why nothing was sent. */
@@ -42,6 +42,11 @@ export class Gate {
     if (this.state === "waiting") this.state = this.mayStart() ? "passed" : "closed"
     return this.state === "passed"
   }
+  /** Lets nothing pass from here on; false where something has passed, and counts as sent. */
+  close(): boolean {
+    if (this.state === "waiting") this.state = "closed"
+    return this.state === "closed"
+  }
   sent(): void {
     if (this.about !== undefined) failpointNow("sent", this.about)
   }
@@ -50,12 +55,14 @@ export class Gate {
 /** Ends, with the gate closed, once connecting has taken too long (1 s, or `withinMs` where that is less). */
 export const notConnected = (gate: Gate, withinMs: number): Effect.Effect<void> =>
   Effect.flatMap(sleepAwake(Math.min(connectMs, withinMs)), () =>
-    Effect.suspend(() => {
-      if (gate.state === "passed") return Effect.never
-      gate.state = "closed"
-      return Effect.void
-    }),
+    Effect.suspend(() => (gate.close() ? Effect.void : Effect.never)),
   )
+
+/** The same as a callback; gives what stops it, once connected. */
+export const whenNotConnected = (gate: Gate, withinMs: number, callBack: () => void): (() => void) =>
+  afterAwake(Math.min(connectMs, withinMs), () => {
+    if (gate.close()) callBack()
+  })
 
 /** The option of a request that names its gate. */
 export const gateOption = "switchhookGate"

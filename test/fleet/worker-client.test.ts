@@ -2,7 +2,7 @@
 
 import type { AddressInfo } from "node:net"
 import { createServer, type Server, type Socket } from "node:net"
-import { Effect, Layer, ManagedRuntime } from "effect"
+import { Effect, Fiber, Layer, ManagedRuntime } from "effect"
 import { afterAll, afterEach, describe, expect, it } from "vitest"
 import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
 import { Settings } from "../../src/config.ts"
@@ -54,19 +54,24 @@ const aPatientServer = () =>
 
 const request = { room_name: "call-x", caller_number: "+1", dialed_number: "+2", call_id: "SCL_1" }
 
-const dispatch = (url: string, options: { budgetMs?: number; mayStart?: () => boolean } = {}) =>
-  runtime.runPromise(
-    Effect.flatMap(WorkerClient, (client) =>
-      client.dispatch(url, request, {
-        idempotencyKey: "key",
-        budgetMs: 5_000,
-        mayStart: () => true,
-        ...options,
-      }),
-    ).pipe(
-      Effect.match({ onSuccess: (answer) => ({ _tag: "Answer" as const, ...answer }), onFailure: (e) => e }),
-    ),
+interface Wanted {
+  readonly budgetMs?: number
+  readonly mayStart?: () => boolean
+}
+
+const dispatching = (url: string, wanted: Wanted = {}) =>
+  Effect.flatMap(WorkerClient, (client) =>
+    client.dispatch(url, request, {
+      idempotencyKey: "key",
+      budgetMs: 5_000,
+      mayStart: () => true,
+      ...wanted,
+    }),
+  ).pipe(
+    Effect.match({ onSuccess: (answer) => ({ _tag: "Answer" as const, ...answer }), onFailure: (e) => e }),
   )
+
+const dispatch = (url: string, wanted?: Wanted) => runtime.runPromise(dispatching(url, wanted))
 
 const health = (url: string) =>
   runtime.runPromise(
@@ -117,6 +122,28 @@ describe("nothing was sent", () => {
     await sleep(50)
     expect(state).toEqual({ connections: 1, bytes: 0 })
   })
+
+  it("where there is no time left: no connection is made", async () => {
+    const { state, url } = await aSocketServer(() => {})
+    for (const budgetMs of [0, -5])
+      expect(await dispatch(url, { budgetMs })).toMatchObject({ _tag: "NothingSent" })
+    await sleep(50)
+    expect(state).toEqual({ connections: 0, bytes: 0 })
+  })
+
+  it("by whoever gave up before it was connected: the gate is not even asked", async () => {
+    const { state, url } = await aSocketServer(() => {})
+    let asked = 0
+    const mayStart = () => {
+      asked++
+      return true
+    }
+    const fiber = runtime.runFork(dispatching(url, { mayStart }))
+    await runtime.runPromise(Fiber.interrupt(fiber))
+    await eventually("it is connected", () => state.connections === 1)
+    await sleep(50)
+    expect({ asked, bytes: state.bytes }).toEqual({ asked: 0, bytes: 0 })
+  })
 })
 
 describe("no answer", () => {
@@ -140,6 +167,26 @@ describe("no answer", () => {
     expect(await dispatch(url)).toMatchObject({ _tag: "NoAnswer" })
   })
 
+  it("where only a promise of one comes", async () => {
+    const { url } = await aSocketServer((socket) =>
+      socket.once("data", () => socket.end("HTTP/1.1 102 Processing\r\n\r\n")),
+    )
+    expect(await dispatch(url)).toMatchObject({ _tag: "NoAnswer" })
+  })
+
+  it("for whoever gave up: the connection is closed", async () => {
+    let closed = false
+    const { state, url } = await aSocketServer((socket) =>
+      socket.on("close", () => {
+        closed = true
+      }),
+    )
+    const fiber = runtime.runFork(dispatching(url))
+    await eventually("it is sent", () => state.bytes > 0)
+    await runtime.runPromise(Fiber.interrupt(fiber))
+    await eventually("the connection is closed", () => closed)
+  })
+
   it("where the status line is cut off", async () => {
     const { url } = await aSocketServer((socket) => socket.once("data", () => socket.end("HTTP/1.1 20")))
     expect(await dispatch(url)).toMatchObject({ _tag: "NoAnswer" })
@@ -156,6 +203,18 @@ describe("an answer", () => {
     const answer = await dispatch(worker.url)
     expect(answer).toMatchObject({ _tag: "Answer", status: 302, contentType: "text/x" })
     expect(worker.seen).toHaveLength(1)
+  })
+
+  it("is the first that is final, and not what comes before it", async () => {
+    const { url } = await aSocketServer((socket) =>
+      socket.once("data", () =>
+        socket.write(
+          "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\nok",
+        ),
+      ),
+    )
+    const answer = await dispatch(url)
+    expect(answer._tag === "Answer" && [answer.status, text(answer.body)]).toEqual([201, "ok"])
   })
 
   it("stands with its status line, though its body is cut off, drips or never ends", async () => {
