@@ -1,7 +1,7 @@
 // LiveKit's rooms: who is in one, and an agent sent into it.
 
 import { Context, Effect, Layer, Option } from "effect"
-import { AgentDispatchClient, ParticipantInfo, RoomServiceClient } from "livekit-server-sdk"
+import type { AgentDispatchClient, ParticipantInfo, RoomServiceClient } from "livekit-server-sdk"
 import type { Settings } from "../config.ts"
 import {
   type Caller,
@@ -9,6 +9,7 @@ import {
   type LiveKitError,
   LiveKitNotReached,
   malformedBody,
+  type Request,
   type Sending,
   within,
 } from "./client.ts"
@@ -31,14 +32,15 @@ export interface AgentDispatch {
 }
 
 // By way of the message: the package that exports the enum is no dependency of ours.
-const kindField = ParticipantInfo.fields.findJsonName("kind")
-const kindName = (kind: number): string =>
-  (kindField?.kind === "enum" ? kindField.T.findNumber(kind)?.name : undefined) ?? String(kind)
+const kindName = (info: ParticipantInfo): string => {
+  const field = info.getType().fields.findJsonName("kind")
+  return (field?.kind === "enum" ? field.T.findNumber(info.kind)?.name : undefined) ?? String(info.kind)
+}
 
 const toParticipant = (info: ParticipantInfo): RoomParticipant => ({
   sid: info.sid,
   identity: info.identity,
-  kind: kindName(info.kind),
+  kind: kindName(info),
   joinedAtMs: Number(info.joinedAtMs) || Number(info.joinedAt) * 1000,
   attributes: new Map(Object.entries(info.attributes)),
 })
@@ -84,36 +86,59 @@ const notConfigured: LiveKitShape = {
   createDispatch: () => Effect.fail(new LiveKitNotReached({ reason: "not configured" })),
 }
 
-const askedBy = ({ call, client }: Caller): LiveKitShape => ({
-  configured: true,
-  participants: (room, withinMs) =>
-    Effect.map(
-      call(within(withinMs), (request) => client(RoomServiceClient, request).listParticipants(room)),
-      (found) => found.map(toParticipant),
-    ),
-  rooms: (names, withinMs) =>
-    Effect.map(
-      call(within(withinMs), (request) => client(RoomServiceClient, request).listRooms([...names])),
-      (found) => found.map(({ name, sid }) => ({ name, sid })),
-    ),
-  dispatches: (room, withinMs) =>
-    Effect.map(
-      call(within(withinMs), (request) => client(AgentDispatchClient, request).listDispatch(room)),
-      (found) =>
-        found
-          .filter(({ agentName }) => agentName !== "")
-          .map(({ agentName, id }): AgentDispatch => ({ id, agentName })),
-    ),
-  createDispatch: (room, agentName, metadata, sending) =>
-    call(sending, (request) =>
-      client(AgentDispatchClient, request).createDispatch(room, agentName, { metadata }),
-    ).pipe(
-      Effect.map(({ id }): AgentDispatch => ({ id, agentName })),
-      Effect.catchTag("LiveKitRefused", (refused) =>
-        refused.code === malformedBody ? Effect.succeed({ id: "", agentName }) : Effect.fail(refused),
+// A tenth of all that the service consists of, and not needed before LiveKit is asked for the first time.
+const loadSdk = () => import("livekit-server-sdk")
+
+const askedBy = ({ call, client }: Caller): LiveKitShape => {
+  const rooms =
+    <A>(question: (rooms: RoomServiceClient) => Promise<A>) =>
+    async (request: Request) =>
+      question(client((await loadSdk()).RoomServiceClient, request))
+  const agents =
+    <A>(question: (agents: AgentDispatchClient) => Promise<A>) =>
+    async (request: Request) =>
+      question(client((await loadSdk()).AgentDispatchClient, request))
+  return {
+    configured: true,
+    participants: (room, withinMs) =>
+      Effect.map(
+        call(
+          within(withinMs),
+          rooms((client) => client.listParticipants(room)),
+        ),
+        (found) => found.map(toParticipant),
       ),
-    ),
-})
+    rooms: (names, withinMs) =>
+      Effect.map(
+        call(
+          within(withinMs),
+          rooms((client) => client.listRooms([...names])),
+        ),
+        (found) => found.map(({ name, sid }) => ({ name, sid })),
+      ),
+    dispatches: (room, withinMs) =>
+      Effect.map(
+        call(
+          within(withinMs),
+          agents((client) => client.listDispatch(room)),
+        ),
+        (found) =>
+          found
+            .filter(({ agentName }) => agentName !== "")
+            .map(({ agentName, id }): AgentDispatch => ({ id, agentName })),
+      ),
+    createDispatch: (room, agentName, metadata, sending) =>
+      call(
+        sending,
+        agents((client) => client.createDispatch(room, agentName, { metadata })),
+      ).pipe(
+        Effect.map(({ id }): AgentDispatch => ({ id, agentName })),
+        Effect.catchTag("LiveKitRefused", (refused) =>
+          refused.code === malformedBody ? Effect.succeed({ id: "", agentName }) : Effect.fail(refused),
+        ),
+      ),
+  }
+}
 
 export class LiveKit extends Context.Service<LiveKit, LiveKitShape>()("switchhook/livekit/LiveKit") {
   /** The LiveKit of `LIVEKIT_URL`, asked with the first of our keys. */
@@ -121,6 +146,13 @@ export class LiveKit extends Context.Service<LiveKit, LiveKitShape>()("switchhoo
     LiveKit,
     Effect.map(configuredCaller, (caller) =>
       LiveKit.of(Option.match(caller, { onNone: () => notConfigured, onSome: askedBy })),
+    ),
+  )
+
+  /** Loads what asking takes, where there is a LiveKit to ask: before a call needs it, and after the start. */
+  static readonly preload: Layer.Layer<never, never, LiveKit> = Layer.effectDiscard(
+    Effect.flatMap(LiveKit, ({ configured }) =>
+      Effect.forkScoped(configured ? Effect.promise(loadSdk) : Effect.void),
     ),
   )
 }

@@ -1,67 +1,35 @@
-// The admin API with what it does.
+// The admin API's place among the routes: what stands there is loaded with the first request for it.
 
-import { Effect, Layer, Option } from "effect"
-import { HttpRouter, HttpServerResponse } from "effect/http"
-import { HttpApi, HttpApiBuilder } from "effect/http-api"
-import { Settings } from "../../config.ts"
-import { problem } from "../answers.ts"
-import { AdminApi } from "./api/api.ts"
-import { callsHandlers } from "./calls.ts"
-import { carriersHandlers } from "./carriers.ts"
-import { didsHandlers } from "./dids.ts"
-import { docsRoutes } from "./docs.ts"
-import { answeringLayer, authorizationLayer } from "./guards.ts"
-import { leadsHandlers } from "./leads.ts"
-import { sessionsHandlers } from "./sessions.ts"
-import { settingsHandlers } from "./settings.ts"
-import { campaignsHandlers, tenantsHandlers } from "./tenants.ts"
-import { workersHandlers } from "./workers.ts"
+import { Effect, Layer, Scope } from "effect"
+import { HttpRouter, type HttpServerError } from "effect/http"
+import type { served } from "./served.ts"
 
-const handlers = Layer.mergeAll(
-  settingsHandlers,
-  workersHandlers,
-  carriersHandlers,
-  tenantsHandlers,
-  campaignsHandlers,
-  didsHandlers,
-  callsHandlers,
-  leadsHandlers,
-  sessionsHandlers,
+type Needs =
+  typeof served extends Layer.Layer<never, never, infer R> ? Exclude<R, HttpRouter.HttpRouter> : never
+
+/** Where a path has no route in there either, the router of the service says so. */
+type NotFound = HttpRouter.Request<"Error", HttpServerError.HttpServerError>
+
+// By their pieces, since the router of the service bounds the length of each.
+const places = ["/docs", "/openapi.json", "/api/v1/admin/:list", "/api/v1/admin/:list/:id/*"] as const
+
+const load = Effect.promise(() => import("./served.ts")).pipe(
+  Effect.flatMap(({ served }) => HttpRouter.toHttpEffect(served)),
+  Effect.provideService(HttpRouter.RouterConfig, { maxParamLength: Number.MAX_SAFE_INTEGER }),
+  // By that of the start it would get the router that it stands in.
+  Effect.provideServiceEffect(Layer.CurrentMemoMap, Layer.makeMemoMap),
 )
 
-const api = HttpApiBuilder.layer(AdminApi).pipe(
-  Layer.provide(handlers),
-  Layer.provide(Layer.mergeAll(authorizationLayer, answeringLayer)),
-)
-
-const methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const
-
-const methodNotAllowed = (allowed: ReadonlySet<string>) => {
-  const allow = methods.filter((method) => allowed.has(method)).join(", ")
-  return HttpServerResponse.setHeader(problem(405, `Only ${allow}`), "Allow", allow)
-}
-
-/** Every path of the API answers the methods that it does not have with 405. */
-const otherMethods = HttpRouter.use(
-  Effect.fnUntraced(function* (router) {
-    const known = new Map<string, Set<string>>()
-    HttpApi.reflect(AdminApi, {
-      onGroup: () => {},
-      onEndpoint: ({ endpoint: { method, path } }) =>
-        known.set(path, (known.get(path) ?? new Set()).add(method)),
-    })
-    for (const [path, allowed] of known)
-      for (const method of methods.filter((other) => !allowed.has(other)))
-        yield* router.add(method, path as HttpRouter.PathInput, methodNotAllowed(allowed))
-  }),
-)
-
-// Without a token nobody could come in; and where there is nothing, nothing can be tried.
-const apiWhereAllowed = Layer.unwrap(
-  Effect.map(Settings, ({ adminToken, production }) =>
-    production && Option.isNone(adminToken) ? Layer.empty : Layer.merge(api, otherMethods),
-  ),
-)
-
-/** `/api/v1/admin`, where there is an admin token, and its description. */
-export const adminRoutes = Layer.mergeAll(apiWhereAllowed, docsRoutes)
+/** Keeps what no call needs out of the start, and out of the memory of whoever never asks for it. */
+export const adminRoutes: Layer.Layer<never, never, HttpRouter.HttpRouter | NotFound | Needs> =
+  HttpRouter.use(
+    Effect.fnUntraced(function* (router) {
+      const context = yield* Effect.context<Needs>()
+      const scope = yield* Effect.scope
+      // Whoever comes first may hang up, and nothing of that request may stay behind in the routes.
+      const loaded = yield* Effect.cached(
+        Effect.uninterruptible(Effect.setContext(Scope.provide(load, scope), context)),
+      )
+      for (const place of places) yield* router.add("*", place, Effect.flatten(loaded))
+    }),
+  )
