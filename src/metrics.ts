@@ -24,16 +24,19 @@ const knownEvents = new Set([
 const nowhere = Context.empty()
 
 /**
- * A metric by the values of its labels. Each series is made once: to put labels on a metric for every update would
- * cost more than all the rest of it.
+ * A metric by the values of its labels. Each series is one of its own, made once: to put labels on a metric for every
+ * update would cost more than all the rest of it.
  */
-const labelled = <Input>(metric: Metric.Metric<Input, unknown>, ...labels: ReadonlyArray<string>) => {
+const labelled = <Input>(
+  makeSeries: (attributes: Record<string, string>) => Metric.Metric<Input, unknown>,
+  ...labels: ReadonlyArray<string>
+) => {
   const known = new Map<string, Metric.Metric<Input, unknown>>()
   const keyOf = (values: ReadonlyArray<string>) =>
     values.length === 1 ? (values[0] ?? "") : values.join("\n")
   const make = (values: ReadonlyArray<string>) => {
     const attributes = Object.fromEntries(labels.map((label, at) => [label, values[at] ?? ""]))
-    const series = Metric.withAttributes(metric, attributes)
+    const series = makeSeries(attributes)
     known.set(keyOf(values), series)
     return series
   }
@@ -49,48 +52,60 @@ const labelled = <Input>(metric: Metric.Metric<Input, unknown>, ...labels: Reado
 }
 
 const events = labelled(
-  Metric.counter("switchhook_events_total", {
-    description: "Webhook requests by event and how they ended.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_events_total", {
+      description: "Webhook requests by event and how they ended.",
+      incremental: true,
+      attributes,
+    }),
   "event",
   "outcome",
 )
 const dispatches = labelled(
-  Metric.counter("switchhook_dispatches_total", {
-    description: "Hand-overs by outcome.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_dispatches_total", {
+      description: "Hand-overs by outcome.",
+      incremental: true,
+      attributes,
+    }),
   "outcome",
 )
 const replays = labelled(
-  Metric.counter("switchhook_ledger_replays_total", {
-    description: "Deliveries answered from the ledger or from a hand-over under way, by what was known.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_ledger_replays_total", {
+      description: "Deliveries answered from the ledger or from a hand-over under way, by what was known.",
+      incremental: true,
+      attributes,
+    }),
   "known",
 )
 const stages = labelled(
-  Metric.histogram("switchhook_stage_seconds", {
-    description: "Seconds spent in each stage of the pipeline.",
-    boundaries: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
-  }),
+  (attributes) =>
+    Metric.histogram("switchhook_stage_seconds", {
+      description: "Seconds spent in each stage of the pipeline.",
+      boundaries: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+      attributes,
+    }),
   "stage",
 )
 const endedCalls = labelled(
-  Metric.counter("switchhook_calls_total", {
-    description:
-      "Calls that have ended, by status and by who hung up; a call that a reconnect reopens counts once.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_calls_total", {
+      description:
+        "Calls that have ended, by status and by who hung up; a call that a reconnect reopens counts once.",
+      incremental: true,
+      attributes,
+    }),
   "status",
   "hung_up_by",
 )
 const answers = labelled(
-  Metric.histogram("switchhook_answer_seconds", {
-    description: "Seconds from the caller's join to the first answerer's, by target.",
-    boundaries: [0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 180],
-  }),
+  (attributes) =>
+    Metric.histogram("switchhook_answer_seconds", {
+      description: "Seconds from the caller's join to the first answerer's, by target.",
+      boundaries: [0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 180],
+      attributes,
+    }),
   "target",
 )
 const extraAnswerers = Metric.counter("switchhook_extra_answerers_total", {
@@ -105,33 +120,42 @@ const liveSessions = Metric.gauge("switchhook_sessions_live", {
   description: "Rooms that have started and not finished, in the database that all replicas share.",
 })
 const unwritten = labelled(
-  Metric.gauge("switchhook_backlog", {
-    description: "Records that wait on disk for the database, by kind: claims, and stories of what happened.",
-  }),
+  (attributes) =>
+    Metric.gauge("switchhook_backlog", {
+      description:
+        "Records that wait on disk for the database, by kind: claims, and stories of what happened.",
+      attributes,
+    }),
   "kind",
 )
 const givenUp = Metric.gauge("switchhook_backlog_dropped", {
   description: "Stories given up since something waits for the database: the journal was full.",
 })
 const watched = labelled(
-  Metric.counter("switchhook_watch_total", {
-    description: "Calls and rooms that the watch looked after, by what came of it.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_watch_total", {
+      description: "Calls and rooms that the watch looked after, by what came of it.",
+      incremental: true,
+      attributes,
+    }),
   "what",
 )
 const refused = labelled(
-  Metric.counter("switchhook_refused_total", {
-    description: "Requests and connections turned away before anything was done for them, by reason.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_refused_total", {
+      description: "Requests and connections turned away before anything was done for them, by reason.",
+      incremental: true,
+      attributes,
+    }),
   "reason",
 )
 const shed = labelled(
-  Metric.counter("switchhook_shed_total", {
-    description: "Requests turned away because too much is in work, by kind.",
-    incremental: true,
-  }),
+  (attributes) =>
+    Metric.counter("switchhook_shed_total", {
+      description: "Requests turned away because too much is in work, by kind.",
+      incremental: true,
+      attributes,
+    }),
   "kind",
 )
 const inWork = Metric.gauge("switchhook_in_work", { description: "Requests and claims in work." })
@@ -143,28 +167,44 @@ const loopLate = Metric.gauge("switchhook_loop_late_seconds", {
 })
 const workerGauges = {
   up: labelled(
-    Metric.gauge("switchhook_worker_up", { description: "1 where the worker may take a call." }),
+    (attributes) =>
+      Metric.gauge("switchhook_worker_up", {
+        description: "1 where the worker may take a call.",
+        attributes,
+      }),
     "worker",
   ),
   load: labelled(
-    Metric.gauge("switchhook_worker_load", { description: "Calls per place, reserved ones included." }),
+    (attributes) =>
+      Metric.gauge("switchhook_worker_load", {
+        description: "Calls per place, reserved ones included.",
+        attributes,
+      }),
     "worker",
   ),
   inFlight: labelled(
-    Metric.gauge("switchhook_worker_in_flight", { description: "Relays under way to the worker." }),
+    (attributes) =>
+      Metric.gauge("switchhook_worker_in_flight", {
+        description: "Relays under way to the worker.",
+        attributes,
+      }),
     "worker",
   ),
   breaker: labelled(
-    Metric.gauge("switchhook_worker_breaker_open", {
-      description: "1 where the worker's breaker is open.",
-    }),
+    (attributes) =>
+      Metric.gauge("switchhook_worker_breaker_open", {
+        description: "1 where the worker's breaker is open.",
+        attributes,
+      }),
     "worker",
   ),
 }
 const buildInfo = labelled(
-  Metric.gauge("switchhook_build_info", {
-    description: "Always 1; the labels tell the build.",
-  }),
+  (attributes) =>
+    Metric.gauge("switchhook_build_info", {
+      description: "Always 1; the labels tell the build.",
+      attributes,
+    }),
   "version",
   "runtime",
 )
@@ -245,17 +285,24 @@ export const showLoad = (load: {
   loopLate.updateUnsafe(load.lateMs / 1_000, nowhere)
 }
 
+const watchStage = <A, E, R>(
+  stage: string,
+  effect: (elapsedMs: () => number) => Effect.Effect<A, E, R>,
+): Effect.Effect<A, E, R> =>
+  Effect.suspend(() => {
+    const startedAt = performance.now()
+    const elapsedMs = () => performance.now() - startedAt
+    return Effect.onExit(effect(elapsedMs), () => {
+      stages.update(elapsedMs() / 1_000, stage)
+      return Effect.void
+    })
+  })
+
 /** Measures how long a stage takes, however it ends. */
 export const timed =
   (stage: string) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.suspend(() => {
-      const startedAt = performance.now()
-      return Effect.onExit(effect, () => {
-        stages.update((performance.now() - startedAt) / 1_000, stage)
-        return Effect.void
-      })
-    })
+    watchStage(stage, () => effect)
 
 /** Measures a stage like `timed`, and says how many milliseconds it took. */
 export const measured =
@@ -263,10 +310,7 @@ export const measured =
   <A, E, R>(
     effect: Effect.Effect<A, E, R>,
   ): Effect.Effect<{ readonly value: A; readonly ms: number }, E, R> =>
-    Effect.suspend(() => {
-      const startedAt = performance.now()
-      return Effect.map(timed(stage)(effect), (value) => ({ value, ms: performance.now() - startedAt }))
-    })
+    watchStage(stage, (elapsedMs) => Effect.map(effect, (value) => ({ value, ms: elapsedMs() })))
 
 let shown: ReadonlyArray<string> = []
 

@@ -1,8 +1,8 @@
 // The one place where queries meet a connection.
 
-import { Context, Deferred, Effect, Latch, Layer, Redacted, Schedule, type Scope } from "effect"
+import { Context, Deferred, Effect, Layer, Redacted, Schedule, type Scope } from "effect"
 import type { Compilable, CompiledQuery } from "kysely"
-import { sleepAwake } from "../clock.ts"
+import { monotonicMs, sleepAwake, theClock } from "../clock.ts"
 import { Settings, type SettingsShape } from "../config.ts"
 import type { CommandEngine, Engine } from "./engine.ts"
 import { type DatabaseError, DatabaseUnavailable, toDatabaseError } from "./errors.ts"
@@ -12,6 +12,17 @@ import { type MigrationFailed, migrate } from "./migrations.ts"
 const pingMs = 600
 const lookEveryMs = 50
 const pingEvery = "250 millis"
+const hurryEvery = "250 millis"
+
+// Made once: an error takes longer to make than most statements to send.
+const goneAway = new DatabaseUnavailable({ cause: "it has gone away" })
+const tooSlow = new DatabaseUnavailable({ cause: "it is there, and does not answer" })
+
+/** Somebody whose statement is under way, and who will do without its answer. */
+interface Waiting {
+  readonly untilMs: number
+  readonly giveUp: (error: DatabaseUnavailable) => void
+}
 
 type Query<A> = CompiledQuery<A> | Compilable<A>
 
@@ -52,6 +63,11 @@ export class Database extends Context.Service<
     readonly place: string
     /** Runs one statement. */
     readonly run: <A>(query: Query<A>) => Effect.Effect<ReadonlyArray<A>, DatabaseError>
+    /**
+     * The same for somebody who can do without the database: fails as soon as it is known to be away, or has not
+     * answered until that time (ms of the monotonic clock), whatever then becomes of the statement.
+     */
+    readonly runUntil: <A>(query: Query<A>, untilMs: number) => Effect.Effect<ReadonlyArray<A>, DatabaseError>
     /** Completes once the schema is up to date, however long the database takes to appear. */
     readonly migrated: Effect.Effect<void>
     /** False until then. */
@@ -66,8 +82,6 @@ export class Database extends Context.Service<
      * everybody else knows it from then on.
      */
     readonly isAway: Effect.Effect<boolean>
-    /** Completes as soon as the database is known to be away. */
-    readonly untilAway: Effect.Effect<void>
     /** Calls `onMessage` for every NOTIFY on the channel, `onLost` once when the line breaks. */
     readonly listen: (
       channel: string,
@@ -83,19 +97,21 @@ export class Database extends Context.Service<
     let fault: string | undefined = "The schema is not up to date yet"
     let reached = false
 
-    const away = yield* Latch.make()
+    const waiting = new Set<Waiting>()
+    const giveUp = (error: DatabaseUnavailable, isDue: (one: Waiting) => boolean) => {
+      for (const one of waiting) if (isDue(one)) one.giveUp(error)
+    }
     const failing = (error: { readonly message: string }) =>
       Effect.suspend(() => {
         const known = fault === error.message
         fault = error.message
-        away.openUnsafe()
+        giveUp(goneAway, () => true)
         return known ? Effect.void : Effect.logError("Database not usable, trying again", { why: fault })
       })
 
     const usable = Effect.suspend(() => {
       const back = fault !== undefined
       fault = undefined
-      away.closeUnsafe()
       return back ? Effect.logInfo("Database usable") : Effect.void
     })
 
@@ -109,13 +125,34 @@ export class Database extends Context.Service<
     )
 
     let answers = 0
+    const execute = async <A>(query: Query<A>): Promise<ReadonlyArray<A>> => {
+      const { rows } = await engine.kysely.executeQuery(query)
+      answers++
+      return rows
+    }
     const run = <A>(query: Query<A>) =>
-      Effect.tryPromise({ try: () => engine.kysely.executeQuery(query), catch: toDatabaseError }).pipe(
-        Effect.map((result) => {
-          answers++
-          return result.rows
-        }),
-      )
+      Effect.tryPromise({ try: () => execute(query), catch: toDatabaseError })
+
+    const clock = yield* theClock
+    const runUntil = <A>(query: Query<A>, untilMs: number) =>
+      Effect.callback<ReadonlyArray<A>, DatabaseError>((resume) => {
+        if (fault !== undefined) return resume(Effect.fail(goneAway))
+        const end = (ended: Effect.Effect<ReadonlyArray<A>, DatabaseError>) => {
+          if (waiting.delete(one)) resume(ended)
+        }
+        const one: Waiting = { untilMs, giveUp: (error) => end(Effect.fail(error)) }
+        waiting.add(one)
+        execute(query).then(
+          (rows) => end(Effect.succeed(rows)),
+          (error) => end(Effect.fail(toDatabaseError(error))),
+        )
+        return Effect.sync(() => waiting.delete(one))
+      })
+    const hurry = Effect.sync(() => {
+      const now = monotonicMs(clock)
+      giveUp(tooSlow, ({ untilMs }) => untilMs <= now)
+    })
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(hurryEvery), hurry)))
 
     // A database that answers others is slow, not away: to take it for away would let two replicas claim one call.
     const untilSilent = (silentMs = 0, seen = answers): Effect.Effect<void> =>
@@ -161,7 +198,6 @@ export class Database extends Context.Service<
 
     const begin = Effect.suspend(() => {
       fault = undefined
-      away.closeUnsafe()
       reached = true
       return Effect.andThen(Deferred.succeed(ready, undefined), Effect.forkScoped(watchForever))
     })
@@ -181,11 +217,11 @@ export class Database extends Context.Service<
       kind: engine.kind,
       place: engine.place,
       run,
+      runUntil,
       migrated: Deferred.await(ready),
       reached: () => reached,
       fault: () => fault,
       isAway: Effect.suspend(() => (fault === undefined ? ask : Effect.succeed(true))),
-      untilAway: away.await,
       listen: (channel, onMessage, onLost) =>
         Effect.acquireRelease(
           Effect.tryPromise({ try: () => engine.listen(channel, onMessage, onLost), catch: toDatabaseError }),

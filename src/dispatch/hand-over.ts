@@ -47,11 +47,12 @@ export type HandOverError =
 
 export type HandOverNeeds = Ledger | Fleet | WorkerClient | LiveKit | InFlight | Settings | RecordNeeds
 
+const settle = Effect.fnUntraced(function* (lease: Lease, outcome: Outcome, tookMs: Record<string, number>) {
+  yield* (yield* Ledger).settle(lease, outcome, tookMs)
+})
+
 const store = (lease: Lease, outcome: Outcome, tookMs: Record<string, number>) =>
-  Effect.gen(function* () {
-    const ledger = yield* Ledger
-    yield* ledger.settle(lease, outcome, tookMs)
-  }).pipe(
+  settle(lease, outcome, tookMs).pipe(
     Effect.catch((error) => Effect.logError("Outcome refused by the database", { why: error.message })),
     timed("store"),
   )
@@ -148,6 +149,7 @@ const finish = Effect.fnUntraced(function* (
   claimMs: number,
   reply: Reply<HandedOver | Replay, HandOverError>,
 ): Effect.fn.Return<void, DatabaseError, HandOverNeeds> {
+  const ledger = yield* Ledger
   const about = aboutOf(call)
   yield* failpoint("claimed", about)
   const { ms: relayMs, value: ended } = yield* measured("relay")(makeAttempts(call, ours))
@@ -156,27 +158,30 @@ const finish = Effect.fnUntraced(function* (
   countDispatch(ended.outcome._tag)
   yield* store(ended.lease, ended.outcome, tookMs({ claim: claimMs, relay: relayMs }))
   yield* failpoint("stored", about)
+  ledger.answered(call, ended.outcome)
   const exit = toExit(ended)
   if (Exit.isSuccess(exit) && exit.value._tag === "CallerLeft") yield* recordGone(call)
   yield* reply(exit)
   yield* failpoint("replied", about)
 })
 
-const run = (call: Call) =>
-  Effect.fnUntraced(function* (
-    reply: Reply<HandedOver | Replay, HandOverError>,
-  ): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
-    const selection = yield* measured("select")(selectTaker(call.decision))
-    yield* failpoint("selected", aboutOf(call))
-    const { ms: claimMs, value: ours } = yield* measured("claim")(
-      counted(claim(call, selection, announce(call))),
-    ).pipe(Effect.tapError(tellRefused(call)))
-    if (!("claim" in ours)) {
-      yield* Effect.logInfo("Delivered again", { known: ours._tag })
-      return yield* reply(Exit.succeed(ours))
-    }
-    yield* counted(finish(call, ours, claimMs, reply))
-  })
+const tellReplay = ({ _tag }: Replay) => Effect.logInfo("Delivered again", { known: _tag })
+
+const run = Effect.fnUntraced(function* (
+  call: Call,
+  reply: Reply<HandedOver | Replay, HandOverError>,
+): Effect.fn.Return<void, HandOverError, HandOverNeeds> {
+  const selection = yield* measured("select")(selectTaker(call.decision))
+  yield* failpoint("selected", aboutOf(call))
+  const { ms: claimMs, value: ours } = yield* measured("claim")(
+    counted(claim(call, selection, announce(call))),
+  ).pipe(Effect.tapError(tellRefused(call)))
+  if (!("claim" in ours)) {
+    yield* tellReplay(ours)
+    return yield* reply(Exit.succeed(ours))
+  }
+  yield* counted(finish(call, ours, claimMs, reply))
+})
 
 /**
  * Hands the call over, at most once; a duplicate that comes meanwhile shares the outcome (`shared`).
@@ -188,7 +193,13 @@ export const handOver = (
   { readonly value: HandedOver | Replay; readonly shared: boolean },
   HandOverError,
   HandOverNeeds
-> => Effect.flatMap(InFlight, (inFlight) => inFlight.share(call.key, run(call)))
+> =>
+  Effect.flatMap(Ledger, (ledger) => {
+    const known = ledger.answerTo(call)
+    return known === undefined
+      ? Effect.flatMap(InFlight, (inFlight) => inFlight.share(call.key, (reply) => run(call, reply)))
+      : Effect.as(tellReplay(known), { value: known, shared: false })
+  })
 
 /** A call that nobody has joined, as it was seen, and who has had it: by their URLs. */
 export interface Forlorn {

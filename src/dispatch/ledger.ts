@@ -7,12 +7,12 @@ import { isRoomTaken, ruleOf } from "../calls/call-row.ts"
 import { tellChanges } from "../calls/changes.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Database } from "../database/database.ts"
-import { type DatabaseError, DatabaseUnavailable } from "../database/errors.ts"
+import type { DatabaseError } from "../database/errors.ts"
 import { type CallState, query } from "../database/schema.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import { type Ask, type AskedRow, askStatement } from "./ask-statement.ts"
 import { Away, type Held, lookUp, namesOfCall } from "./away.ts"
-import { type ClaimInput, type ClaimRow, claimStatement } from "./claim-statement.ts"
+import { type ClaimInput, type ClaimRow, claimStatement, newClaimStatement } from "./claim-statement.ts"
 import { type Lease, leaseMs } from "./lease.ts"
 import { NotSent, type Outcome } from "./outcome.ts"
 import { makeRecent } from "./recent.ts"
@@ -117,7 +117,7 @@ const roomTaken = new NotACall({ why: "no dispatch rule, and the room already ho
 const askAgainAfter = "100 millis"
 const timesAskedAgain = 3
 // A caller hears ringing meanwhile, and LiveKit waits for an answer.
-const longestAsked = "5 seconds"
+const longestAskedMs = 5_000
 
 /** What is known of a lease but its time. */
 type LeaseOf = Omit<Lease, "isValid" | "renew">
@@ -138,6 +138,13 @@ export class Ledger extends Context.Service<
     readonly claim: (input: Claiming) => Effect.Effect<Claimed, DatabaseError>
     /** Notes a caller's leave, by the time of the join that it ends (ms): while the database is away, only this knows. */
     readonly callerLeft: (key: string, joinedAtMs: number) => void
+    /** Notes how a hand-over has ended that this very event has begun. */
+    readonly answered: (call: Call, outcome: Outcome) => void
+    /**
+     * What that event is told when it is delivered again, where its call was accepted: nobody takes that back, and what
+     * it says of the call is written, so nothing is asked or written anew.
+     */
+    readonly answerTo: (call: Call) => AlreadyAccepted | undefined
     /** Whether the caller is known here to have left, be that written already or not. */
     readonly hasLeft: (call: Call) => boolean
     /**
@@ -233,37 +240,24 @@ export class Ledger extends Context.Service<
        * it. Every `ask` may be repeated: it names its claim.
        */
       const orAway = <A>(
-        ask: Effect.Effect<A, DatabaseError>,
+        ask: (untilMs: number) => Effect.Effect<A, DatabaseError>,
         whileAway: Effect.Effect<A>,
-      ): Effect.Effect<A, DatabaseError> => {
-        const gone = new DatabaseUnavailable({ cause: "it has gone away" })
-        const asking = (more: number): Effect.Effect<A, DatabaseError> =>
-          Effect.catchTag(ask, "DatabaseUnavailable", (error) =>
-            Effect.flatMap(database.isAway, (isAway) => {
-              if (isAway) return Effect.fail(gone)
-              return more === 0
-                ? Effect.fail(error)
-                : Effect.andThen(Effect.sleep(askAgainAfter), asking(more - 1))
-            }),
-          )
-        return Effect.suspend(() => {
-          if (!database.reached()) return ask
+      ): Effect.Effect<A, DatabaseError> =>
+        Effect.suspend(() => {
+          const untilMs = monotonicMs(clock) + longestAskedMs
+          if (!database.reached()) return ask(untilMs)
           if (database.fault() !== undefined) return whileAway
-          return Effect.raceFirst(
-            Effect.timeoutOrElse(asking(timesAskedAgain), {
-              duration: longestAsked,
-              orElse: () =>
-                Effect.fail(new DatabaseUnavailable({ cause: "it is there, and does not answer" })),
-            }),
-            Effect.andThen(database.untilAway, Effect.fail(gone)),
-          ).pipe(
-            Effect.catchIf(
-              (error) => error === gone,
-              () => whileAway,
-            ),
-          )
+          const asking = (more: number): Effect.Effect<A, DatabaseError> =>
+            Effect.catchTag(ask(untilMs), "DatabaseUnavailable", (error) =>
+              Effect.flatMap(database.isAway, (isAway) => {
+                if (isAway) return whileAway
+                return more === 0 || monotonicMs(clock) >= untilMs
+                  ? Effect.fail(error)
+                  : Effect.andThen(Effect.sleep(askAgainAfter), asking(more - 1))
+              }),
+            )
+          return asking(timesAskedAgain)
         })
-      }
 
       const ofHeld = ({ attempt, claimId, names, rowId }: Held, key: string): Lease => ({
         key,
@@ -324,8 +318,7 @@ export class Ledger extends Context.Service<
         const held = away.find(lookUp.join(input.call))
         if (held !== undefined) return yield* claimHeld(held, input)
         return yield* orAway(
-          // An answer that was lost may have been a yes: the lease counts from the first time it was asked for.
-          claimIn(input, monotonicMs(clock), announce),
+          (untilMs) => claimIn(input, untilMs, announce),
           Effect.andThen(announce, claimAway(input)),
           // Nobody hands it over by this claim: if it stands in the row, it must not look like a hand-over that died.
         ).pipe(
@@ -340,18 +333,21 @@ export class Ledger extends Context.Service<
 
       const claimIn = Effect.fnUntraced(function* (
         input: ClaimInput,
-        askedAt: number,
+        untilMs: number,
         announce: Effect.Effect<void>,
       ): Effect.fn.Return<Claimed, DatabaseError> {
         const { claimId } = input
         const { key } = input.call
         const names = namesOfCall(input.call)
-        const statement = claimStatement(input)
-        // Where another delivery writes the row at the same moment, only a second look shows what it wrote.
+        // An answer that was lost may have been a yes: the lease counts from the first time it was asked for.
+        const askedAt = untilMs - longestAskedMs
+        // Nearly every call is new. Where another delivery writes the row at the same moment, only a second look shows
+        // what it wrote.
+        const looks = ruleOf(input.call) === "" ? [] : [newClaimStatement]
         let met = false
-        for (let look = 0; look < 2; look++) {
+        for (const look of [...looks, claimStatement, claimStatement]) {
           const rows = yield* database
-            .run(statement)
+            .runUntil(look(input), untilMs)
             .pipe(Effect.catchIf(isRoomTaken, () => Effect.succeed([])))
           const row = rows[0]
           met = row?.stale === true
@@ -378,11 +374,12 @@ export class Ledger extends Context.Service<
       const askIn = Effect.fnUntraced(function* (
         ask: Ask,
         answer: string,
+        untilMs: number,
       ): Effect.fn.Return<Asked, DatabaseError> {
         const statement = askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), answer)
         // Where a join writes the row at the same moment, only a second look shows what it wrote.
         for (let look = 0; look < 2; look++) {
-          const row = (yield* database.run(statement))[0]
+          const row = (yield* database.runUntil(statement, untilMs))[0]
           if (row === undefined) continue
           if (row.moved) yield* tellChanges([row])
           return toAsked(row)
@@ -393,6 +390,13 @@ export class Ledger extends Context.Service<
       return Ledger.of({
         claim,
         callerLeft: recent.leave,
+        answered: ({ leg }, outcome) => {
+          if (outcome._tag === "Accepted") recent.answer(leg.event.id, outcome.answer)
+        },
+        answerTo: ({ leg }) => {
+          const answer = recent.answerTo(leg.event.id)
+          return answer && new AlreadyAccepted({ answer })
+        },
         hasLeft,
         moveOn: Effect.fnUntraced(function* (fresh, reason, taker) {
           const askedAt = monotonicMs(clock)
@@ -430,10 +434,9 @@ export class Ledger extends Context.Service<
           recent.remember(lease.key, outcome)
           const kept = Effect.as(away.settle(lease, outcome, tookMs), undefined)
           if (away.has(lease)) return yield* kept
-          const stored = Effect.map(
-            database.run(settleStatement(lease, outcome, tookMs)),
-            (rows) => rows[0]?.state,
-          )
+          const statement = settleStatement(lease, outcome, tookMs)
+          const stored = (untilMs: number) =>
+            Effect.map(database.runUntil(statement, untilMs), (rows) => rows[0]?.state)
           // Whatever the database says, how it ended must not be lost.
           return yield* Effect.catchTag(orAway(stored, kept), "DatabaseUnavailable", () => kept)
         }),
@@ -443,9 +446,10 @@ export class Ledger extends Context.Service<
           const whileAway = Effect.map(away.ask(ask, answer), (one) => askedOf(one, true))
           // Nothing stops a call: whoever asks is answered though the database was never reached.
           if (unknown || !database.reached()) return yield* whileAway
-          return yield* orAway(askIn(ask, answer), whileAway)
+          return yield* orAway((untilMs) => askIn(ask, answer, untilMs), whileAway)
         }),
-        askNow: askIn,
+        askNow: (ask, answer) =>
+          Effect.suspend(() => askIn(ask, answer, monotonicMs(clock) + longestAskedMs)),
       })
     }),
   )

@@ -1,6 +1,6 @@
 // THE pipeline: what becomes of a webhook, stage by stage, in the order of the README's table.
 
-import { Effect, Result } from "effect"
+import { Effect, Exit, Option, Result } from "effect"
 import { type Call, callKey } from "../calls/call.ts"
 import { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import { Settings } from "../config.ts"
@@ -79,27 +79,33 @@ const unlessTooMuch = Effect.fnUntraced(function* (event: WebhookEvent) {
   if (load.refuses("record") && onlyTells(event, yield* Settings)) yield* load.refuse("record")
 })
 
-/** Verifies, records, filters, extracts, routes, selects, claims, hands over. */
-export const dispatch = Effect.fnUntraced(function* (
+// A generator function that is made for each event costs more than what it does: these are made once.
+const stages = Effect.fnUntraced(function* (
   request: SignedRequest,
+  seen: { event: string | undefined },
 ): Effect.fn.Return<Dispatched, PipelineError, PipelineNeeds> {
-  let name: string | undefined
-  const stages = Effect.gen(function* () {
-    yield* failpoint("received", request.body)
-    const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
-    yield* failpoint("verified", request.body)
-    name = event.event
-    yield* unlessTooMuch(event)
-    yield* timed("record")(record(event, { claims: true }))
-    yield* failpoint("recorded", request.body)
-    const call = yield* callOf(event, ms)
-    return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
-  })
-  return yield* stages.pipe(
-    Effect.tap(({ replayed }) => Effect.sync(() => countEvent(name, replayed ? "Replayed" : "HandedOver"))),
-    Effect.tapError((error) => Effect.sync(() => countEvent(name, error._tag))),
-  )
+  yield* failpoint("received", request.body)
+  const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
+  yield* failpoint("verified", request.body)
+  seen.event = event.event
+  yield* unlessTooMuch(event)
+  yield* timed("record")(record(event, { claims: true }))
+  yield* failpoint("recorded", request.body)
+  const call = yield* callOf(event, ms)
+  return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
 })
+
+/** Verifies, records, filters, extracts, routes, selects, claims, hands over. */
+export const dispatch = (request: SignedRequest): Effect.Effect<Dispatched, PipelineError, PipelineNeeds> =>
+  Effect.suspend(() => {
+    const seen: { event: string | undefined } = { event: undefined }
+    return Effect.onExit(stages(request, seen), (exit) => {
+      if (Exit.isSuccess(exit)) countEvent(seen.event, exit.value.replayed ? "Replayed" : "HandedOver")
+      const error = Exit.findErrorOption(exit)
+      if (Option.isSome(error)) countEvent(seen.event, error.value._tag)
+      return Effect.void
+    })
+  })
 
 /** What `dispatch` would do with an event: pass it by, or decide so, with or without somebody to take the call. */
 export type Rehearsed =
@@ -155,13 +161,10 @@ export type ReceiveError = MissingAuth | InvalidSignature | InvalidPayload | Dat
 export const receive = Effect.fnUntraced(function* (
   request: SignedRequest,
 ): Effect.fn.Return<Received, ReceiveError, Keys | RecordNeeds> {
-  const stages = Effect.gen(function* () {
-    const event = yield* timed("authenticate")(authenticate(request))
-    const session = yield* timed("record")(record(event, { claims: false })).pipe(
-      Effect.tapError((error) => Effect.sync(() => countEvent(event.event, error._tag))),
-    )
-    countEvent(event.event, "Recorded")
-    return { event, session }
-  })
-  return yield* stages
+  const event = yield* timed("authenticate")(authenticate(request))
+  const session = yield* timed("record")(record(event, { claims: false })).pipe(
+    Effect.tapError((error) => Effect.sync(() => countEvent(event.event, error._tag))),
+  )
+  countEvent(event.event, "Recorded")
+  return { event, session }
 })

@@ -1,4 +1,5 @@
-// What became of the calls that this process has seen: for the time the database is away, and nobody else could say so.
+// What became of the calls that this process has seen: for the time the database is away, and nobody else could say so,
+// and for whoever delivers an event again that has its answer.
 
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import type { Outcome } from "./outcome.ts"
@@ -19,6 +20,9 @@ export interface Recent {
   readonly remember: (key: string, outcome: Outcome) => void
   /** How the call ended that something was sent of. */
   readonly find: (key: string) => Outcome | undefined
+  /** The event, by its id, has this answer for good: the first one stays. */
+  readonly answer: (eventId: string, answer: WorkerAnswer) => void
+  readonly answerTo: (eventId: string) => WorkerAnswer | undefined
   /** The caller's leave of a call, by the time of the join that it ends, in ms since 1970. */
   readonly leave: (key: string, joinedAtMs: number) => void
   /** Whether the caller who joined then has left. */
@@ -30,6 +34,7 @@ export const makeRecent = (): Recent => {
   const calls = new Map<string, Outcome>()
   const rooms = new Map<string, string>()
   const leaves = new Map<string, number>()
+  const answers = new Map<string, WorkerAnswer>()
   const put = <A>(map: Map<string, A>, key: string, value: A) => {
     map.delete(key)
     map.set(key, value)
@@ -43,6 +48,12 @@ export const makeRecent = (): Recent => {
       put(calls, key, "answer" in outcome ? { ...outcome, answer: small(outcome.answer) } : outcome)
     },
     find: (key) => calls.get(key),
+    answer: (eventId, answer) => {
+      // Of a large one the database has all.
+      if (eventId === "" || answers.has(eventId) || answer.body.length > longestBody) return
+      put(answers, eventId, answer)
+    },
+    answerTo: (eventId) => answers.get(eventId),
     leave: (key, joinedAtMs) => put(leaves, key, Math.max(joinedAtMs, leaves.get(key) ?? 0)),
     // A leave ends only joins that are not later than its own.
     hasLeft: (key, joinedAtMs) => (leaves.get(key) ?? -1) >= joinedAtMs,

@@ -50,6 +50,20 @@ const toSource = (address: Address): Source => {
   return { address: text, bucket: `${subnet}/64` }
 }
 
+// Requests come from few addresses, and reading one takes longer than most that is asked about it.
+const peers = new Map<string, Source>()
+const mostPeers = 1_000
+
+const ofPeer = (remoteAddress: string): Source => {
+  const known = peers.get(remoteAddress)
+  if (known !== undefined) return known
+  const address = parse(remoteAddress)
+  const source = address === undefined ? unknown : toSource(address)
+  if (peers.size >= mostPeers) peers.clear()
+  peers.set(remoteAddress, source)
+  return source
+}
+
 /**
  * Who sent a request, by its socket and, where that is a trusted proxy's, by `X-Forwarded-For`.
  * Each proxy appends whom it heard from, so the header is read from its right, as far as trusted proxies
@@ -60,9 +74,10 @@ export const sourceOf = (
   forwardedFor: string | undefined,
   trusted: ReadonlyArray<Network>,
 ): Source => {
+  if (forwardedFor === undefined || trusted.length === 0) return ofPeer(remoteAddress ?? "")
   let address = parse(remoteAddress ?? "")
   if (address === undefined) return unknown
-  const hops = forwardedFor?.split(",") ?? []
+  const hops = forwardedFor.split(",")
   while (hops.length > 0 && isInAny(address, trusted)) {
     const hop = parseHop((hops.pop() ?? "").trim())
     if (hop === undefined) break

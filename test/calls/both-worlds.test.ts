@@ -35,6 +35,7 @@ import {
   makePostgresDatabase,
   type PostgresDatabase,
 } from "../support/databases.ts"
+import { around } from "../support/engines.ts"
 import { joinEvent } from "../support/events.ts"
 import { cases } from "../support/properties.ts"
 import { apiKey, apiSecret, coreSecret, toBytes } from "../support/service.ts"
@@ -244,13 +245,9 @@ const makeStage = async (kind: DatabaseKind) => {
     const watched = Layer.effect(
       Database,
       Effect.map(Database.make(engine), (database) =>
-        Database.of({
-          ...database,
-          run: (statement) =>
-            Effect.tapError(database.run(statement), ({ message }) =>
-              Effect.sync(() => void failures.push(message)),
-            ),
-        }),
+        around(database, (run) =>
+          Effect.tapError(run, ({ message }) => Effect.sync(() => void failures.push(message))),
+        ),
       ),
     ).pipe(Layer.orDie)
     const runtime = ManagedRuntime.make(

@@ -20,7 +20,7 @@ import { LiveKit } from "../../src/livekit/livekit.ts"
 import { Routing } from "../../src/routing/routing.ts"
 import { Sessions } from "../../src/sessions/sessions.ts"
 import { Keys } from "../../src/webhook/keys.ts"
-import { databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer } from "../support/engines.ts"
 import { joinEvent } from "../support/events.ts"
 import { apiKey, apiSecret, coreSecret, toBytes } from "../support/service.ts"
 import { settingsOf } from "../support/settings.ts"
@@ -34,14 +34,12 @@ const asked: Array<string> = []
 const counting = Layer.effect(
   Database,
   Effect.map(Database, (database) =>
-    Database.of({
-      ...database,
-      run: (statement) =>
-        Effect.suspend(() => {
-          asked.push(("sql" in statement ? statement : statement.compile()).sql)
-          return database.run(statement)
-        }),
-    }),
+    around(database, (run, statement) =>
+      Effect.suspend(() => {
+        asked.push(("sql" in statement ? statement : statement.compile()).sql)
+        return run
+      }),
+    ),
   ),
 )
 

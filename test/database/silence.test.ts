@@ -1,9 +1,10 @@
 // When a database counts as away: not while it answers anybody.
 
 import { it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 import { describe, expect } from "vitest"
+import { monotonicMs } from "../../src/clock.ts"
 import { Database } from "../../src/database/database.ts"
 import { makeEmbedded } from "../../src/database/embedded.ts"
 import { query } from "../../src/database/schema.ts"
@@ -85,6 +86,65 @@ describe("a database whose ping is not answered", () => {
       }
       expect(yield* database.isAway).toBe(false)
       expect(new Set(ended)).toEqual(new Set(["answered"]))
+    }).pipe(Effect.scoped),
+  )
+})
+
+/** A database that leaves its statements unanswered once it is told to. */
+const withDeafStatements = Effect.gen(function* () {
+  const engine = yield* Effect.promise(() => makeEmbedded(undefined))
+  let deaf = false
+  const never = new Promise<never>(() => {})
+  const kysely = new Proxy(engine.kysely, {
+    get: (target, name) =>
+      name === "executeQuery" && deaf ? () => never : Reflect.get(target, name, target).bind(target),
+  })
+  const ping = (signal: AbortSignal) => (deaf ? never : engine.ping(signal))
+  return {
+    makeDatabase: (answersPings: boolean) =>
+      Database.make({ ...engine, kysely, ping: answersPings ? engine.ping : ping }),
+    turnDeaf: () => {
+      deaf = true
+    },
+  }
+})
+
+const until = (seconds: number) =>
+  Effect.clockWith((clock) => Effect.succeed(monotonicMs(clock) + seconds * 1_000))
+
+describe("somebody who can do without the database", () => {
+  it.effect("waits until it is known to be away, and no longer", () =>
+    Effect.gen(function* () {
+      const { makeDatabase, turnDeaf } = yield* withDeafStatements
+      const database = yield* makeDatabase(false)
+      yield* database.migrated
+      expect(yield* database.runUntil(one, yield* until(5))).toEqual([])
+      turnDeaf()
+      const asked = yield* Effect.forkChild(Effect.result(database.runUntil(one, yield* until(60))))
+      yield* TestClock.adjust("500 millis")
+      expect(asked.pollUnsafe()).toBeUndefined()
+      yield* TestClock.adjust("1 second")
+      expect(yield* Fiber.join(asked)).toMatchObject({ failure: { _tag: "DatabaseUnavailable" } })
+      // From then on nobody waits at all.
+      expect(yield* Effect.result(database.runUntil(one, yield* until(60)))).toMatchObject({
+        failure: { _tag: "DatabaseUnavailable" },
+      })
+    }).pipe(Effect.scoped),
+  )
+
+  it.effect("waits until then for one that is there, and does not answer", () =>
+    Effect.gen(function* () {
+      const { makeDatabase, turnDeaf } = yield* withDeafStatements
+      const database = yield* makeDatabase(true)
+      yield* database.migrated
+      turnDeaf()
+      const asked = yield* Effect.forkChild(Effect.result(database.runUntil(one, yield* until(5))))
+      yield* TestClock.adjust("4900 millis")
+      expect(asked.pollUnsafe()).toBeUndefined()
+      yield* TestClock.adjust("500 millis")
+      const result = yield* Fiber.join(asked)
+      expect(result).toMatchObject({ failure: { message: expect.stringMatching(/does not answer/) } })
+      expect(database.fault()).toBeUndefined()
     }).pipe(Effect.scoped),
   )
 })

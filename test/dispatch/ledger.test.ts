@@ -14,7 +14,7 @@ import { Ledger } from "../../src/dispatch/ledger.ts"
 import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
-import { databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer } from "../support/engines.ts"
 import { settingsOf } from "../support/settings.ts"
 import { eventually } from "../support/waiting.ts"
 
@@ -23,15 +23,13 @@ let answersToLose = 0 // Infinity: every one, until it is set back
 const losing = Layer.effect(
   Database,
   Effect.map(Database, (database) =>
-    Database.of({
-      ...database,
-      run: (statement) =>
-        Effect.flatMap(database.run(statement), (rows) => {
-          if (answersToLose === 0) return Effect.succeed(rows)
-          answersToLose--
-          return Effect.fail(new DatabaseUnavailable({ cause: "the connection broke" }))
-        }),
-    }),
+    around(database, (run) =>
+      Effect.flatMap(run, (rows) => {
+        if (answersToLose === 0) return Effect.succeed(rows)
+        answersToLose--
+        return Effect.fail(new DatabaseUnavailable({ cause: "the connection broke" }))
+      }),
+    ),
   ),
 )
 

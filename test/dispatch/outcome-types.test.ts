@@ -125,6 +125,8 @@ describe("a hand-over that was not sent", () => {
             claim: unused,
             callerLeft: () => {},
             hasLeft: () => false,
+            answered: () => {},
+            answerTo: () => undefined,
             settle: unused,
             ask: unused,
             askNow: unused,

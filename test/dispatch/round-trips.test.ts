@@ -4,7 +4,7 @@ import { Effect, Layer, ManagedRuntime } from "effect"
 import { afterAll, beforeAll, expect, it } from "vitest"
 import { CallLog } from "../../src/calls/call-log.ts"
 import { TrunkDirectory } from "../../src/carriers/trunk-directory.ts"
-import type { SampleWorker } from "../../src/commands/sample-worker.ts"
+import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
 import { signBody } from "../../src/commands/signing.ts"
 import { Settings } from "../../src/config.ts"
 import { Backlog } from "../../src/database/backlog.ts"
@@ -19,7 +19,7 @@ import { LiveKit } from "../../src/livekit/livekit.ts"
 import { Routing } from "../../src/routing/routing.ts"
 import { Sessions } from "../../src/sessions/sessions.ts"
 import { Keys } from "../../src/webhook/keys.ts"
-import { databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer } from "../support/engines.ts"
 import { joinEvent, leaveOf } from "../support/events.ts"
 import { apiKey, apiSecret, coreSecret, toBytes } from "../support/service.ts"
 import { settingsOf } from "../support/settings.ts"
@@ -35,14 +35,12 @@ let send: (body: unknown) => Promise<string>
 const counting = Layer.effect(
   Database,
   Effect.map(Database, (database) =>
-    Database.of({
-      ...database,
-      run: (query) =>
-        Effect.suspend(() => {
-          asked++
-          return database.run(query)
-        }),
-    }),
+    around(database, (run) =>
+      Effect.suspend(() => {
+        asked++
+        return run
+      }),
+    ),
   ),
 )
 
@@ -93,10 +91,20 @@ const countFor = async (body: unknown) => {
   return [end, asked]
 }
 
-it("twice for a call whose first worker answers, once for its duplicate", async () => {
+it("twice for a call whose first worker answers, never for the same event again, once for another of that call", async () => {
   const join = joinEvent()
   expect(await countFor(join)).toEqual(["HandedOver", 2])
-  expect(await countFor(join)).toEqual(["AlreadyAccepted", 1])
+  expect(await countFor(join)).toEqual(["AlreadyAccepted", 0])
+  expect(await countFor({ ...join, id: "EV_another" })).toEqual(["AlreadyAccepted", 1])
+  expect(await countFor({ ...join, id: "" })).toEqual(["AlreadyAccepted", 1])
+})
+
+it("once for a call that was turned down and comes again: somebody else may have it since", async () => {
+  const join = joinEvent()
+  worker.behaviour.dispatch = respond(500, { ok: false })
+  expect(await countFor(join)).toEqual(["HandedOver", 2])
+  worker.behaviour.dispatch = respond(200, { ok: true })
+  expect(await countFor(join)).toEqual(["AlreadyRejected", 1])
 })
 
 it("once for a leave", async () => {

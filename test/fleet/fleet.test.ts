@@ -56,11 +56,11 @@ const makeFleet = Effect.fnUntraced(function* (
         if (!stored.has(key)) stored.set(key, JSON.parse(value))
         return []
       }),
+    runUntil: () => Effect.die("nobody asks for that here"),
     migrated: Effect.void,
     reached: () => true,
     fault: () => undefined,
     isAway: Effect.succeed(false),
-    untilAway: Effect.never,
     listen: () => Effect.void,
   })
   const cache = Cache.of({
