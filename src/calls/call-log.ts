@@ -4,20 +4,23 @@ import { Context, Effect, Layer } from "effect"
 import { sql } from "kysely"
 import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
-import { query, storable } from "../database/schema.ts"
+import { storable } from "../database/schema.ts"
+import { statement } from "../database/statement.ts"
 import type { EventParticipant } from "../webhook/event.ts"
 import { type Call, callKey, indexed, type LegEvent, roomKey } from "./call.ts"
 import {
   anyMoves,
   isRoomTaken,
+  joinedOf,
   keyOfLeg,
   legColumns,
   mergesOf,
   namesOf,
+  roomOf,
   ruleOf,
   valuesOf,
 } from "./call-row.ts"
-import { changeColumns, type LogChange, tellChanges } from "./changes.ts"
+import { changeColumns, type LogChange, loggedOf, tellChanges } from "./changes.ts"
 
 /** How the caller's leg has ended. */
 export interface Leave {
@@ -25,28 +28,28 @@ export interface Leave {
   readonly aborted: boolean
 }
 
-const before = sql`before AS (SELECT b.* FROM calls b, who WHERE b.call_key = who.key)`
+const before = sql`before AS (SELECT ${loggedOf("b")} FROM calls b, who WHERE b.call_key = who.key)`
 
 const reported = sql`
   SELECT ${changeColumns("before", "moved")} FROM moved LEFT JOIN before ON true`
 
-const joinStatement = (call: Call, rowId: string) => {
-  const columns = legColumns(call, "inbound")
-  const room = roomKey(call.leg.event)
-  return sql<LogChange>`
-    WITH who AS MATERIALIZED (SELECT ${keyOfLeg(call)} AS key), ${before}, moved AS (
+const joinStatement = statement<[call: Call, rowId: string], LogChange>((of) => {
+  const columns = legColumns(of, () => "inbound")
+  return sql`
+    WITH who AS MATERIALIZED (SELECT ${keyOfLeg(of)} AS key), ${before}, moved AS (
       INSERT INTO calls AS c (id, call_key, state, target, ${namesOf(columns)})
-      SELECT ${rowId}::uuid, who.key, 'none', ${call.decision.target}::text, ${valuesOf(columns)} FROM who
-      WHERE ${ruleOf(call) !== ""}::boolean
-        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room}::text AND o.call_key <> who.key)
+      SELECT ${of((_, rowId) => rowId)}::uuid, who.key, 'none', ${of(({ decision }) => decision.target)}::text,
+        ${valuesOf(columns)} FROM who
+      WHERE ${of((call) => ruleOf(call) !== "")}::boolean
+        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${of(roomOf)}::text AND o.call_key <> who.key)
         OR EXISTS (SELECT 1 FROM calls o WHERE o.call_key = who.key AND o.direction = 'inbound')
       ON CONFLICT (call_key) DO UPDATE SET ${mergesOf(columns)}, target = coalesce(c.target, excluded.target)
       WHERE c.direction IS DISTINCT FROM 'outbound' AND ${anyMoves(columns)}
-      RETURNING c.*
+      RETURNING ${loggedOf("c")}
     )
     ${reported}
-  `.compile(query)
-}
+  `
+})
 
 // Two leaves of one join cannot come, but were they to, the same one would win whatever their order.
 const newerLeave = sql<boolean>`(
@@ -54,60 +57,62 @@ const newerLeave = sql<boolean>`(
   OR (excluded.caller_left_ms, excluded.left_aborted, -excluded.left_at_ms, excluded.left_status, excluded.left_reason)
     > (c.caller_left_ms, c.left_aborted, -c.left_at_ms, c.left_status, c.left_reason))`
 
-const leaveStatement = (call: Call, rowId: string, { aborted }: Leave) => {
-  const { event, participant } = call.leg
-  const direction = ruleOf(call) === "" ? null : "inbound"
-  const columns = legColumns(call, direction ?? undefined)
+// Without a dispatch rule the leg may be one that we called.
+const directionOf = (call: Call) => (ruleOf(call) === "" ? undefined : "inbound")
+
+const leaveStatement = statement<[call: Call, rowId: string, leave: Leave], LogChange>((of) => {
+  const columns = legColumns(of, directionOf)
   const won = (name: string) =>
     sql`${sql.raw(name)} = CASE WHEN ${newerLeave} THEN ${sql.raw(`excluded.${name}`)} ELSE ${sql.raw(`c.${name}`)} END`
   const leave = ["caller_left_ms", "left_at_ms", "left_aborted", "left_status", "left_reason"]
-  return sql<LogChange>`
-    WITH who AS MATERIALIZED (SELECT ${keyOfLeg(call)} AS key), ${before}, moved AS (
+  return sql`
+    WITH who AS MATERIALIZED (SELECT ${keyOfLeg(of)} AS key), ${before}, moved AS (
       INSERT INTO calls AS c (id, call_key, state, target, ${namesOf(columns)}, ${sql.raw(leave.join(", "))})
-      SELECT ${rowId}::uuid, who.key, 'none', ${direction && call.decision.target}::text, ${valuesOf(columns)},
-        ${participant.joinedAtMs}::bigint, ${event.createdAtMs}::bigint, ${aborted}::boolean,
-        ${storable(participant.attributes.get("sip.callStatus") ?? "")}::text,
-        ${storable(participant.disconnectReason)}::text
+      SELECT ${of((_, rowId) => rowId)}::uuid, who.key, 'none',
+        ${of((call) => (directionOf(call) === undefined ? null : call.decision.target))}::text, ${valuesOf(columns)},
+        ${of(joinedOf)}::bigint, ${of(({ leg }) => leg.event.createdAtMs)}::bigint, ${of((_, __, { aborted }) => aborted)}::boolean,
+        ${of(({ leg }) => storable(leg.participant.attributes.get("sip.callStatus") ?? ""))}::text,
+        ${of(({ leg }) => storable(leg.participant.disconnectReason))}::text
       FROM who
       ON CONFLICT (call_key) DO UPDATE SET ${mergesOf(columns)}, ${sql.join(leave.map(won))}
       WHERE ${newerLeave} OR ${anyMoves(columns)}
-      RETURNING c.*
+      RETURNING ${loggedOf("c")}
     )
     ${reported}
-  `.compile(query)
-}
+  `
+})
 
-const outboundStatement = (leg: LegEvent, rowId: string) => {
-  const { event, participant } = leg
-  return sql`
+const outboundStatement = statement<[leg: LegEvent, rowId: string]>(
+  (of) => sql`
     INSERT INTO calls AS c (id, call_key, state, direction, sip_call_id, participant_identity,
       room_key, room_name, room_sid)
-    VALUES (${rowId}::uuid, ${callKey(leg)}::text, 'none', 'outbound',
-      ${storable(participant.attributes.get("sip.callID") ?? "")}::text, ${storable(participant.identity)}::text,
-      ${roomKey(event)}::text, ${storable(event.room.name)}::text, ${storable(event.room.sid)}::text)
+    VALUES (${of((_, rowId) => rowId)}::uuid, ${of(callKey)}::text, 'none', 'outbound',
+      ${of(({ participant }) => storable(participant.attributes.get("sip.callID") ?? ""))}::text,
+      ${of(({ participant }) => storable(participant.identity))}::text, ${of(({ event }) => roomKey(event))}::text,
+      ${of(({ event }) => storable(event.room.name))}::text, ${of(({ event }) => storable(event.room.sid))}::text)
     ON CONFLICT (call_key) DO UPDATE SET direction = 'outbound' WHERE c.direction IS NULL
-  `.compile(query)
-}
+  `,
+)
 
-const answererStatement = (leg: LegEvent, leftAtMs: number | undefined) => {
-  const { event, participant } = leg
-  const room = roomKey(event)
-  const isLeg = participant.kind === "SIP"
-  return sql<LogChange>`
+const answererStatement = statement<[leg: LegEvent, leftAtMs: number | undefined], LogChange>(
+  (of) => sql`
     WITH moved AS (
       INSERT INTO answerers AS a (room_key, participant, identity, kind, call_key, joined_ms, left_at_ms)
-      VALUES (${room}::text, ${indexed(participant.sid || participant.identity)}::text,
-        ${storable(participant.identity)}::text, ${storable(participant.kind)}::text,
-        ${isLeg ? callKey(leg) : null}::text, ${participant.joinedAtMs || event.createdAtMs}::bigint,
-        ${leftAtMs ?? null}::bigint)
+      VALUES (${of(({ event }) => roomKey(event))}::text,
+        ${of(({ participant }) => indexed(participant.sid || participant.identity))}::text,
+        ${of(({ participant }) => storable(participant.identity))}::text,
+        ${of(({ participant }) => storable(participant.kind))}::text,
+        ${of((leg) => (leg.participant.kind === "SIP" ? callKey(leg) : null))}::text,
+        ${of(({ event, participant }) => participant.joinedAtMs || event.createdAtMs)}::bigint,
+        ${of((_, leftAtMs) => leftAtMs ?? null)}::bigint)
       ON CONFLICT (room_key, participant) DO UPDATE SET
         joined_ms = least(a.joined_ms, excluded.joined_ms), left_at_ms = least(a.left_at_ms, excluded.left_at_ms)
       WHERE excluded.joined_ms < a.joined_ms OR least(a.left_at_ms, excluded.left_at_ms) IS DISTINCT FROM a.left_at_ms
       RETURNING a.room_key
     )
     SELECT ${changeColumns("(d.was)", "(d.now)")} FROM moved CROSS JOIN LATERAL derive_room(moved.room_key) d
-  `.compile(query)
-}
+  `,
+)
 
 export class CallLog extends Context.Service<
   CallLog,

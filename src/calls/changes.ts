@@ -27,6 +27,30 @@ export interface LogChange {
   readonly lead_created: boolean
 }
 
+const logged = [
+  ...[
+    "call_key",
+    "sip_call_id",
+    "target",
+    "status",
+    "direction",
+    "answered_at_ms",
+    "answerers",
+    "ended_once",
+  ],
+  ...["ring_ms", "duration_ms", "hung_up_by", "end_reason", "lead_created"],
+]
+
+/**
+ * The columns of the row that `changeColumns` reads, and those beside them: a part of a statement that hands on all
+ * columns costs more than what it does.
+ */
+export const loggedOf = (row: string, beside: ReadonlyArray<string> = []): RawBuilder<unknown> =>
+  sql.raw([...logged, "lead_id", ...beside].map((column) => `${row}.${column}`).join(", "))
+
+/** In place of the row before a statement, where there was none. */
+export const noRow = "(NULL::calls)"
+
 /** The columns of a `LogChange`, of the row `after` and the row `before` it. */
 export const changeColumns = (before: string, after: string): RawBuilder<unknown> =>
   sql.raw(
@@ -34,21 +58,9 @@ export const changeColumns = (before: string, after: string): RawBuilder<unknown
       `${before}.answered_at_ms AS was_answered_at_ms, ${before}.answerers AS was_answerers`,
       `${before}.ended_once AS was_ended_once, ${before}.lead_id IS NOT NULL AS was_lead`,
       `${before}.direction AS was_direction`,
-      ...[
-        "call_key",
-        "sip_call_id",
-        "target",
-        "status",
-        "direction",
-        "answered_at_ms",
-        "answerers",
-        "ended_once",
-      ],
-      ...["ring_ms", "duration_ms", "hung_up_by", "end_reason", "lead_created"],
-    ]
-      .map((column) => (column.includes(" ") ? column : `${after}.${column}`))
-      .concat(`${after}.lead_id IS NOT NULL AS lead`)
-      .join(", "),
+      ...logged.map((column) => `${after}.${column}`),
+      `${after}.lead_id IS NOT NULL AS lead`,
+    ].join(", "),
   )
 
 const seconds = (ms: string | number | null) => (ms === null ? undefined : Number(ms) / 1000)

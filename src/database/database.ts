@@ -126,7 +126,7 @@ export class Database extends Context.Service<
 
     let answers = 0
     const execute = async <A>(query: Query<A>): Promise<ReadonlyArray<A>> => {
-      const { rows } = await engine.kysely.executeQuery(query)
+      const rows = await engine.run("compile" in query ? query.compile() : query)
       answers++
       return rows
     }

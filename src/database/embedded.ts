@@ -5,7 +5,7 @@ import { connect, createServer, type Server, type Socket } from "node:net"
 import { join, relative, resolve } from "node:path"
 import { setTimeout } from "node:timers/promises"
 import { PGlite } from "@electric-sql/pglite"
-import { Kysely, PGliteDialect, sql } from "kysely"
+import { type CompiledQuery, Kysely, PGliteDialect, sql } from "kysely"
 import { serveDoor, throughDoor } from "./door.ts"
 import type { CommandEngine, Engine } from "./engine.ts"
 import { ownMigrations } from "./migrations.ts"
@@ -87,6 +87,8 @@ export const makeEmbedded = async (dataDir: string | undefined): Promise<Engine>
     kind: "embedded",
     place: dataDir === undefined ? "memory" : resolve(dataDir),
     kysely,
+    run: async <A>({ parameters, sql }: CompiledQuery<A>) =>
+      (await pglite.query<A>(sql, [...parameters])).rows,
     migrationSession: async () => ({
       script: (sql) => pglite.exec(sql),
       names: async (sql) => (await pglite.query<{ name: string }>(sql)).rows.map((row) => row.name),

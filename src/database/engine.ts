@@ -1,6 +1,6 @@
 // What differs between PostgreSQL and the embedded database, and nothing else.
 
-import type { Kysely } from "kysely"
+import type { CompiledQuery, Kysely } from "kysely"
 import type { Tables } from "./schema.ts"
 
 /** One session in which the migrator runs scripts of several statements. */
@@ -15,6 +15,8 @@ export interface Engine {
   /** Where the data is, for a person: never with a password. */
   readonly place: string
   readonly kysely: Kysely<Tables>
+  /** The rows of a statement, straight from the driver: kysely's executor does nothing more for what is compiled. */
+  readonly run: <A>(query: CompiledQuery<A>) => Promise<ReadonlyArray<A>>
   readonly migrationSession: () => Promise<MigrationSession>
   /**
    * Resolves if the database answers and takes writes. Waits in no queue with the queries, so that a busy service
@@ -31,4 +33,4 @@ export interface Engine {
 }
 
 /** An engine for a command, which never listens and may go through another process. */
-export type CommandEngine = Omit<Engine, "listen" | "ping">
+export type CommandEngine = Omit<Engine, "listen" | "ping" | "run">

@@ -1,6 +1,6 @@
 // PostgreSQL by `DATABASE_URL`, over a pool of `pg` connections.
 
-import { Kysely, PostgresDialect } from "kysely"
+import { type CompiledQuery, Kysely, PostgresDialect } from "kysely"
 import pg from "pg"
 import type { Engine } from "./engine.ts"
 import { Prepared } from "./prepared.ts"
@@ -79,6 +79,15 @@ export const makePostgres = (url: string): Engine => {
     kind: "postgres",
     place: place(url),
     kysely,
+    run: async <A>({ parameters, sql }: CompiledQuery<A>) => {
+      const client = await pool.connect()
+      try {
+        return (await client.query<A & pg.QueryResultRow>(sql, [...parameters])).rows
+      } finally {
+        // A connection that has broken is known to the pool, and one whose query was refused goes on.
+        client.release()
+      }
+    },
     migrationSession: async () => {
       // A migration may take long; only connecting is bounded.
       const client = await connect({ connectionTimeoutMillis: 2_000, application_name: "switchhook-migrate" })

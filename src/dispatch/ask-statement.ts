@@ -2,8 +2,9 @@
 
 import { sql } from "kysely"
 import { indexed } from "../calls/call.ts"
-import { changeColumns, type LogChange } from "../calls/changes.ts"
-import { type CallState, query, storable, storableJson } from "../database/schema.ts"
+import { changeColumns, type LogChange, loggedOf } from "../calls/changes.ts"
+import { type CallState, storable, storableJson } from "../database/schema.ts"
+import { statement } from "../database/statement.ts"
 import type { Decision } from "../routing/decision.ts"
 import { routeOf } from "./explanation.ts"
 import { replica } from "./lease.ts"
@@ -33,10 +34,18 @@ export interface AskedRow extends LogChange {
   readonly taken_now: boolean
 }
 
+type AskInput = [ask: Ask, rowId: string, claimId: string, answer: string]
+
 // Whoever asks has the call from now on, if nobody had it: it counts as accepted. One statement, like the claim.
-export const askStatement = (ask: Ask, rowId: string, claimId: string, answer: string) => {
-  const { decision } = ask
-  const text = (value: string | undefined) => sql`${value === undefined ? null : storable(value)}::text`
+export const askStatement = statement<AskInput, AskedRow>((of) => {
+  const text = (value: (ask: Ask) => string | undefined) =>
+    sql`${of((ask) => {
+      const said = value(ask)
+      return said === undefined ? null : storable(said)
+    })}::text`
+  const uuid = (value: (decision: Decision) => string | undefined) =>
+    sql`${of(({ decision }) => value(decision) ?? null)}::uuid`
+  const claimId = sql`${of((_, __, id) => id)}::uuid`
   const left = sql<boolean>`coalesce(c.caller_left_ms >= coalesce(c.caller_joined_ms, c.caller_left_ms), false)`
   const takes = sql<boolean>`(c.state IN ('none', 'waiting') AND c.direction IS DISTINCT FROM 'outbound' AND NOT ${left})`
   const taken = (name: string) =>
@@ -45,35 +54,40 @@ export const askStatement = (ask: Ask, rowId: string, claimId: string, answer: s
   const claimed = ["state", "claim", "owner", "target", "agent_name", "metadata", "outcome", "answer_status"]
   const facts = ["asked_id", "direction", "caller", "caller_e164", "dialed", "dialed_e164", "trunk_id"]
   const verdict = sql`c.state, c.agent_name, c.metadata, ${left} AS "left",
-    coalesce(c.claim = ${claimId}::uuid, false) AS taken_now, ${changeColumns("before", "c")}`
-  return sql<AskedRow>`
+    coalesce(c.claim = ${claimId}, false) AS taken_now, ${changeColumns("before", "c")}`
+  const seen = ["state", "agent_name", "metadata", "claim", "caller_left_ms", "caller_joined_ms"]
+  return sql`
     WITH who AS MATERIALIZED (
-      SELECT call_key_of(${ask.key}::text, ${[ask.key]}::text[], ${ask.meeting}::text, true) AS key
+      SELECT call_key_of(${of(({ key }) => key)}::text, ${of(({ key }) => [key])}::text[],
+        ${of(({ meeting }) => meeting)}::text, true) AS key
     ),
-    before AS (SELECT b.* FROM calls b, who WHERE b.call_key = who.key),
+    before AS (SELECT ${loggedOf("b")} FROM calls b, who WHERE b.call_key = who.key),
     asked AS (
       INSERT INTO calls AS c (
         id, call_key, state, claim, owner, target, agent_name, metadata, outcome, answer_status, answer_type,
         answer_body, claimed_at, settled_at, asked_id, direction, caller, caller_e164, dialed, dialed_e164, trunk_id,
         tenant_id, campaign_id, did_id, room_key, room_name, answer_within, explanation
       )
-      SELECT ${rowId}::uuid, who.key, 'accepted', ${claimId}::uuid, ${replica}::text, 'agent',
-        ${text(decision.agent.name)}, ${decision.metadata}::text, 'accepted', 200, 'application/json',
-        convert_to(${answer}::text, 'UTF8'), clock_timestamp(), clock_timestamp(), ${text(ask.askedId)}, 'inbound',
-        ${text(ask.from)}, ${text(decision.callerE164)}, ${text(ask.to)}, ${text(decision.dialedE164)},
-        ${text(ask.trunkId)}, ${decision.tenantId ?? null}::uuid, ${decision.campaignId ?? null}::uuid,
-        ${decision.didId ?? null}::uuid, ${indexed(ask.roomName)}::text, ${text(ask.roomName)},
-        ${ask.answerWithinMs}::integer * interval '1 millisecond', ${storableJson({ route: routeOf(decision) })}::jsonb
+      SELECT ${of((_, rowId) => rowId)}::uuid, who.key, 'accepted', ${claimId}, ${replica}::text, 'agent',
+        ${text(({ decision }) => decision.agent.name)}, ${of(({ decision }) => decision.metadata)}::text, 'accepted', 200,
+        'application/json', convert_to(${of((_, __, ___, answer) => answer)}::text, 'UTF8'), clock_timestamp(),
+        clock_timestamp(), ${text(({ askedId }) => askedId)}, 'inbound', ${text(({ from }) => from)},
+        ${text(({ decision }) => decision.callerE164)}, ${text(({ to }) => to)},
+        ${text(({ decision }) => decision.dialedE164)}, ${text(({ trunkId }) => trunkId)},
+        ${uuid(({ tenantId }) => tenantId)}, ${uuid(({ campaignId }) => campaignId)}, ${uuid(({ didId }) => didId)},
+        ${of(({ roomName }) => indexed(roomName))}::text, ${text(({ roomName }) => roomName)},
+        ${of(({ answerWithinMs }) => answerWithinMs)}::integer * interval '1 millisecond',
+        ${of(({ decision }) => storableJson({ route: routeOf(decision) }))}::jsonb
       FROM who
       ON CONFLICT (call_key) DO UPDATE SET
         ${sql.join(claimed.map(taken))}, ${sql.join(["answer_type", "answer_body", "settled_at"].map(taken))},
         ${sql.join([...facts, "tenant_id", "campaign_id", "did_id", "explanation", "claimed_at"].map(kept))}
       WHERE ${takes} OR c.asked_id IS NULL
-      RETURNING c.*
+      RETURNING ${loggedOf("c", seen)}
     )
     SELECT ${verdict}, true AS moved FROM asked c LEFT JOIN before ON true
     UNION ALL
     SELECT ${verdict}, false AS moved FROM who JOIN calls c ON c.call_key = who.key LEFT JOIN before ON true
     WHERE NOT EXISTS (SELECT 1 FROM asked)
-  `.compile(query)
-}
+  `
+})

@@ -35,7 +35,7 @@ const besideStatement = ({ call, claimId, taker }: KeptClaim) =>
     )
     INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
     SELECT id, attempts, ${claimId}::uuid, ${taker?.kind ?? "fleet"}::text,
-      coalesce(${workerOf(taker)}, ${agentOf(taker)}), ${urlOf(taker)} FROM moved
+      coalesce(${workerOf(taker)}::text, ${agentOf(taker)}::text), ${urlOf(taker)}::text FROM moved
   `.compile(query)
 
 const attemptStatement = ({ claimId, key, rowId }: KeptOutcome) =>

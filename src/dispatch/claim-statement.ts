@@ -1,14 +1,25 @@
-// The statement that decides who hands a call over.
+// The statements that decide who hands a call over.
 
 import { type RawBuilder, sql } from "kysely"
-import { type Call, roomKey } from "../calls/call.ts"
-import { anyMoves, keyOfLeg, legColumns, mergesOf, namesOf, ruleOf, valuesOf } from "../calls/call-row.ts"
-import { changeColumns, type LogChange } from "../calls/changes.ts"
-import { type CallState, query, storableJson } from "../database/schema.ts"
+import type { Call } from "../calls/call.ts"
+import {
+  anyMoves,
+  joinedOf,
+  keyOfLeg,
+  legColumns,
+  mergesOf,
+  namesOf,
+  roomOf,
+  ruleOf,
+  valuesOf,
+} from "../calls/call-row.ts"
+import { changeColumns, type LogChange, loggedOf, noRow } from "../calls/changes.ts"
+import { type CallState, storableJson } from "../database/schema.ts"
+import { type Of, ofPart, statement } from "../database/statement.ts"
 import { leaseUntil, replica } from "./lease.ts"
 import { agentOf, type Taker, urlOf, workerOf } from "./taker.ts"
 
-/** What the statement says of the call's row, as it is afterwards. */
+/** What the statements say of the call's row, as it is afterwards. */
 export interface ClaimRow extends LogChange {
   readonly id: string
   readonly state: CallState
@@ -46,55 +57,118 @@ export interface ClaimInput {
 const when = <A>(condition: RawBuilder<boolean>, then: RawBuilder<A>, otherwise: RawBuilder<A>) =>
   sql<A>`CASE WHEN ${condition} THEN ${then} ELSE ${otherwise} END`
 
-// One statement. Everything that decides is read from the row itself (`c`), which PostgreSQL locks and reads
-// anew where two deliveries meet, so that the second sees what the first has stored.
-export const claimStatement = (input: ClaimInput) => {
-  const { call, claimId, taker } = input
-  const { event, participant } = call.leg
-  const columns = legColumns(call, "inbound")
-  const room = roomKey(event)
-  const joined = sql<number>`${participant.joinedAtMs}::bigint`
-  const target = taker?.kind ?? call.decision.target
-  const hasRule = sql<boolean>`${ruleOf(call) !== ""}::boolean`
+/** What both statements are made of. Everything that decides is read from the row itself, `c`. */
+const partsOf = (of: Of<[input: ClaimInput]>) => {
+  const ofCall = ofPart(of, ({ call }) => call)
+  const ofTaker = ofPart(of, ({ taker }) => taker)
+  const columns = legColumns(ofCall, () => "inbound")
+  const room = sql<string>`${ofCall(roomOf)}::text`
+  const claimId = sql<string>`${of((input) => input.claimId)}::uuid`
 
-  const left = sql<boolean>`coalesce(c.caller_left_ms >= ${joined}, false)`
+  const left = sql<boolean>`coalesce(c.caller_left_ms >= ${ofCall(joinedOf)}::bigint, false)`
   const lapsed = sql<boolean>`(c.state = 'handing' AND c.lease_until <= clock_timestamp())`
   const inbound = sql<boolean>`c.direction IS DISTINCT FROM 'outbound'`
   const untouched = sql<boolean>`c.state IN ('none', 'waiting')`
-  const takesFresh = sql<boolean>`(${untouched} AND ${taker !== undefined}::boolean)`
+  const takesFresh = sql<boolean>`(${untouched} AND ${ofTaker((taker) => taker !== undefined)}::boolean)`
   const takesAgain = sql<boolean>`((c.state = 'uncertain' OR (${lapsed} AND c.answer_status IS NULL))
-    AND coalesce(c.worker_url = ANY (${input.idempotentUrls}::text[]), false))`
+    AND coalesce(c.worker_url = ANY (${of(({ idempotentUrls }) => idempotentUrls)}::text[]), false))`
   const takes = sql<boolean>`(${inbound} AND NOT ${left} AND (${takesFresh} OR ${takesAgain}))`
+  const begins = sql<boolean>`(${inbound} AND NOT ${left} AND c.state = 'none')`
+  const writes = (incoming?: "told") =>
+    sql<boolean>`(${takes} OR ${lapsed} OR ${begins} OR (${inbound} AND ${anyMoves(columns, incoming)}))`
+
+  const who = sql`who AS MATERIALIZED (SELECT ${keyOfLeg(ofCall)} AS key)`
+  const insert = sql`
+    INSERT INTO calls AS c (
+      id, call_key, state, claim, owner, lease_until, attempts, worker, worker_url, agent_name, metadata, target,
+      explanation, answer_within, claimed_at, ${namesOf(columns)}
+    )
+    SELECT
+      ${of(({ rowId }) => rowId)}::uuid, who.key,
+      ${ofTaker((taker) => (taker === undefined ? "waiting" : "handing"))}::text, ${claimId}, ${replica}::text,
+      ${leaseUntil}, ${ofTaker((taker) => (taker === undefined ? 0 : 1))}::integer, ${ofTaker(workerOf)}::text,
+      ${ofTaker(urlOf)}::text, ${ofTaker(agentOf)}::text, ${ofCall(({ decision }) => decision.metadata)}::text,
+      ${of(({ call, taker }) => taker?.kind ?? call.decision.target)}::text,
+      ${of(({ explanation }) => storableJson(explanation))}::jsonb,
+      ${of(({ answerWithinMs }) => answerWithinMs)}::integer * interval '1 millisecond', clock_timestamp(),
+      ${valuesOf(columns)}
+    FROM who`
+  const attempt = sql`attempt AS (
+    INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
+    SELECT id, attempts, claim, target, coalesce(worker, agent_name), worker_url
+    FROM claimed WHERE claim = ${claimId} AND state = 'handing'
+  )`
+
+  const won = sql<boolean>`(c.claim = ${claimId} AND c.state = 'handing')`
+  const verdict = sql`c.id, c.state, ${won} AS won, c.attempts, c.attempts - 1 > c.unsent AS resend,
+    coalesce(c.lease_until > clock_timestamp(), false) AS lease_valid, ${left} AS "left", c.worker, c.worker_url,
+    c.answer_status, c.answer_type, c.answer_body, CASE WHEN ${won} THEN (
+      SELECT CASE WHEN s.restarted_at_ms > s.started_at_ms THEN s.restarted_at_ms - 2000 END
+      FROM sessions s WHERE s.room_key = ${room}) END AS ghosts_before_ms`
+  return { columns, ofCall, room, takes, untouched, lapsed, begins, writes, who, insert, attempt, verdict }
+}
+
+// What the verdict and the attempt are made from.
+const claimedColumns = [
+  ...[
+    "id",
+    "state",
+    "claim",
+    "attempts",
+    "unsent",
+    "lease_until",
+    "caller_left_ms",
+    "worker",
+    "worker_url",
+    "agent_name",
+  ],
+  ...["answer_status", "answer_type", "answer_body"],
+]
+
+/**
+ * Claims a call that has a dispatch rule and of which nothing is known yet, as nearly all are. Of a call that is known
+ * it says what the row says, and `stale` where a claim would write: then the whole claim is to decide. No row: another
+ * delivery has written it meanwhile.
+ */
+export const newClaimStatement = statement<[input: ClaimInput], ClaimRow>((of) => {
+  const { attempt, insert, verdict, who, writes } = partsOf(of)
+  const columns = loggedOf("c", claimedColumns)
+  return sql`
+    WITH ${who},
+    known AS MATERIALIZED (SELECT ${columns}, ${writes("told")} AS stale FROM who JOIN calls c ON c.call_key = who.key),
+    claimed AS (
+      ${insert} WHERE NOT EXISTS (SELECT FROM known)
+      ON CONFLICT (call_key) DO NOTHING
+      RETURNING ${columns}
+    ), ${attempt}
+    SELECT ${verdict}, ${changeColumns(noRow, "c")}, false AS known, true AS moved, false AS stale, false AS room_taken
+    FROM claimed c
+    UNION ALL
+    SELECT ${verdict}, ${changeColumns(noRow, "c")}, true AS known, false AS moved, c.stale, false AS room_taken
+    FROM known c
+  `
+})
+
+/**
+ * Claims a call, whatever is known of it. One statement: PostgreSQL locks the row and reads it anew where two
+ * deliveries meet, so that the second sees what the first has stored.
+ */
+export const claimStatement = statement<[input: ClaimInput], ClaimRow>((of) => {
+  const parts = partsOf(of)
+  const { begins, columns, lapsed, ofCall, room, takes, untouched, verdict } = parts
+  const hasRule = sql<boolean>`${ofCall((call) => ruleOf(call) !== "")}::boolean`
   const takesNew = sql<boolean>`(${takes} AND ${untouched})`
   // Without a rule a leg keeps its room only once it was claimed as an inbound call.
   const mayHold = sql<boolean>`(${hasRule} OR coalesce(c.direction = 'inbound', false))`
-  const begins = sql<boolean>`(${inbound} AND NOT ${left} AND c.state = 'none')`
-
-  const verdict = sql`c.id, c.state, c.claim = ${claimId}::uuid AND c.state = 'handing' AS won, c.attempts,
-    c.attempts - 1 > c.unsent AS resend, coalesce(c.lease_until > clock_timestamp(), false) AS lease_valid,
-    ${left} AS "left", c.worker, c.worker_url, c.answer_status, c.answer_type, c.answer_body,
-    before.claimed_at IS NOT NULL AS known,
-    (SELECT CASE WHEN s.restarted_at_ms > s.started_at_ms THEN s.restarted_at_ms - 2000 END
-      FROM sessions s WHERE s.room_key = ${room}::text) AS ghosts_before_ms,
+  const whole = sql`${verdict}, before.claimed_at IS NOT NULL AS known,
     ${changeColumns("before", "c")}`
-
-  return sql<ClaimRow>`
-    WITH who AS MATERIALIZED (SELECT ${keyOfLeg(call)} AS key),
-    before AS (SELECT b.* FROM calls b, who WHERE b.call_key = who.key),
+  return sql`
+    WITH ${parts.who},
+    before AS (SELECT ${loggedOf("b", ["claimed_at"])} FROM calls b, who WHERE b.call_key = who.key),
     claimed AS (
-      INSERT INTO calls AS c (
-        id, call_key, state, claim, owner, lease_until, attempts, worker, worker_url, agent_name, metadata, target,
-        explanation, answer_within, claimed_at, ${namesOf(columns)}
-      )
-      SELECT
-        ${input.rowId}::uuid, who.key, ${taker === undefined ? "waiting" : "handing"}::text,
-        ${claimId}::uuid, ${replica}::text, ${leaseUntil}, ${taker === undefined ? 0 : 1}::integer,
-        ${workerOf(taker)}, ${urlOf(taker)}, ${agentOf(taker)}, ${call.decision.metadata}::text, ${target}::text,
-        ${storableJson(input.explanation)}::jsonb, ${input.answerWithinMs}::integer * interval '1 millisecond',
-        clock_timestamp(), ${valuesOf(columns)}
-      FROM who
+      ${parts.insert}
       WHERE ${hasRule}
-        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room}::text AND o.call_key <> who.key)
+        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room} AND o.call_key <> who.key)
         OR EXISTS (SELECT 1 FROM calls o WHERE o.call_key = who.key AND o.direction = 'inbound')
       ON CONFLICT (call_key) DO UPDATE SET
         state = CASE
@@ -115,18 +189,14 @@ export const claimStatement = (input: ClaimInput) => {
         answer_within = excluded.answer_within,
         claimed_at = ${when(takes, sql`excluded.claimed_at`, sql`coalesce(c.claimed_at, excluded.claimed_at)`)},
         ${mergesOf(columns)}
-      WHERE ${takes} OR ${lapsed} OR ${begins} OR (${inbound} AND ${anyMoves(columns)})
-      RETURNING c.*
-    ), attempt AS (
-      INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
-      SELECT id, attempts, ${claimId}::uuid, target, coalesce(worker, agent_name), worker_url FROM claimed
-      WHERE claim = ${claimId}::uuid AND state = 'handing'
-    )
-    SELECT ${verdict}, true AS moved, false AS stale, false AS room_taken
+      WHERE ${parts.writes()}
+      RETURNING ${loggedOf("c", claimedColumns)}
+    ), ${parts.attempt}
+    SELECT ${whole}, true AS moved, false AS stale, false AS room_taken
     FROM claimed c LEFT JOIN before ON true
     UNION ALL
-    SELECT ${verdict}, false AS moved, ${takes} AND ${mayHold} AS stale, ${takes} AND NOT ${mayHold} AS room_taken
+    SELECT ${whole}, false AS moved, ${takes} AND ${mayHold} AS stale, ${takes} AND NOT ${mayHold} AS room_taken
     FROM who JOIN calls c ON c.call_key = who.key LEFT JOIN before ON true
     WHERE NOT EXISTS (SELECT 1 FROM claimed)
-  `.compile(query)
-}
+  `
+})

@@ -1,6 +1,5 @@
 // Whoever is to have a call, as the ledger and its statements name it.
 
-import { type RawBuilder, sql } from "kysely"
 import { storable } from "../database/schema.ts"
 
 /** A worker as the ledger names it. */
@@ -20,11 +19,10 @@ export interface AgentRef {
 export type Taker = WorkerRef | AgentRef
 
 /** Of a worker its URL, else null. */
-export const urlOf = (taker: Taker | undefined): RawBuilder<string | null> =>
-  sql<string | null>`${taker?.kind === "fleet" ? taker.url : null}::text`
+export const urlOf = (taker: Taker | undefined): string | null => (taker?.kind === "fleet" ? taker.url : null)
 /** Of a worker its name, else null. */
-export const workerOf = (taker: Taker | undefined): RawBuilder<string | null> =>
-  sql<string | null>`${taker?.kind === "fleet" ? taker.name : null}::text`
+export const workerOf = (taker: Taker | undefined): string | null =>
+  taker?.kind === "fleet" ? taker.name : null
 /** Of an agent its name, else null. */
-export const agentOf = (taker: Taker | undefined): RawBuilder<string | null> =>
-  sql<string | null>`${taker?.kind === "agent" ? storable(taker.name) : null}::text`
+export const agentOf = (taker: Taker | undefined): string | null =>
+  taker?.kind === "agent" ? storable(taker.name) : null

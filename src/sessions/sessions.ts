@@ -7,6 +7,7 @@ import { changeColumns, type LogChange, tellChanges } from "../calls/changes.ts"
 import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { query, storable } from "../database/schema.ts"
+import { statement } from "../database/statement.ts"
 import { showLiveSessions } from "../metrics.ts"
 import type { WebhookEvent } from "../webhook/event.ts"
 
@@ -25,16 +26,18 @@ interface MovedRow extends LogChange {
   readonly changed: boolean | null
 }
 
+type Moving = [event: WebhookEvent, what: "seen" | "started" | "finished"]
+
 // A room that starts again has been started before: the first time and the last one are kept. The first end counts.
-const movedStatement = (event: WebhookEvent, what: "seen" | "started" | "finished") => {
-  const key = roomKey(event)
-  const started = what === "started" ? event.createdAtMs : null
-  const ended = what === "finished" ? event.createdAtMs : null
-  return sql<MovedRow>`
-    WITH before AS (SELECT status FROM sessions WHERE room_key = ${key}::text), moved AS (
+const movedStatement = statement<Moving, MovedRow>((of) => {
+  const key = sql`${of(roomKey)}::text`
+  const started = sql`${of(({ createdAtMs }, what) => (what === "started" ? createdAtMs : null))}::bigint`
+  const ended = sql`${of(({ createdAtMs }, what) => (what === "finished" ? createdAtMs : null))}::bigint`
+  return sql`
+    WITH before AS (SELECT status FROM sessions WHERE room_key = ${key}), moved AS (
       INSERT INTO sessions AS s (room_key, room_sid, room_name, started_at_ms, restarted_at_ms, ended_at_ms)
-      VALUES (${key}::text, ${storable(event.room.sid)}::text, ${storable(event.room.name)}::text,
-        ${started}::bigint, ${started}::bigint, ${ended}::bigint)
+      VALUES (${key}, ${of(({ room }) => storable(room.sid))}::text, ${of(({ room }) => storable(room.name))}::text,
+        ${started}, ${started}, ${ended})
       ON CONFLICT (room_key) DO UPDATE SET
         started_at_ms = least(s.started_at_ms, excluded.started_at_ms),
         restarted_at_ms = greatest(s.restarted_at_ms, excluded.restarted_at_ms),
@@ -47,10 +50,11 @@ const movedStatement = (event: WebhookEvent, what: "seen" | "started" | "finishe
     SELECT before.status AS was, coalesce(moved.status, before.status) AS now, d.changed, ${changeColumns("(d.was)", "(d.now)")}
     FROM (SELECT 1) one LEFT JOIN before ON true LEFT JOIN moved ON true
     LEFT JOIN LATERAL (
-      SELECT true AS changed, r.was, r.now FROM derive_room(moved.room_key) r WHERE ${ended !== null}::boolean
+      SELECT true AS changed, r.was, r.now FROM derive_room(moved.room_key) r
+      WHERE ${of((_, what) => what === "finished")}::boolean
     ) d ON true
-  `.compile(query)
-}
+  `
+})
 
 // Rooms whose row is known to exist: participants of a large meeting ask the database once.
 const mostRemembered = 10_000

@@ -4,6 +4,8 @@ import { sql } from "kysely"
 import { beforeEach, describe, expect, it } from "vitest"
 import type { Engine } from "../../src/database/engine.ts"
 import { makePostgres } from "../../src/database/postgres.ts"
+import { query } from "../../src/database/schema.ts"
+import { statement } from "../../src/database/statement.ts"
 import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
 
 describe("a statement that is run again and again", () => {
@@ -59,6 +61,26 @@ describe("a statement that is run again and again", () => {
     await sql`DEALLOCATE ALL`.execute(engine.kysely)
     for (const id of [1, 2, 1]) expect(await ask(id)).toMatchObject({ name: id === 1 ? "one" : "two" })
     expect(await prepared()).toBe(0)
+  })
+
+  it("is the same one without kysely's executor", async () => {
+    const thing = statement<[id: number], { name: string }>(
+      (of) => sql`SELECT * FROM things WHERE id = ${of((id) => id)}::integer ${sql.raw(longer)}`,
+    )
+    for (const id of [1, 2, 1]) {
+      expect(await engine.run(thing(id))).toMatchObject([{ name: id === 1 ? "one" : "two" }])
+      expect((await engine.kysely.executeQuery(thing(id))).rows).toEqual(await engine.run(thing(id)))
+    }
+    expect(await prepared()).toBe(1)
+    await sql`DEALLOCATE ALL`.execute(engine.kysely)
+    expect(await engine.run(thing(2))).toMatchObject([{ name: "two" }])
+    const again = statement<[id: number]>(
+      (of) => sql`INSERT INTO things VALUES (${of((id) => id)}::integer, '')`,
+    )
+    const backend = () => engine.run(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`.compile(query))
+    const before = await backend()
+    await expect(engine.run(again(1))).rejects.toMatchObject({ code: "23505" })
+    expect(await backend()).toEqual(before)
   })
 
   it("fails as it would have failed", async () => {

@@ -95,14 +95,11 @@ const withDeafStatements = Effect.gen(function* () {
   const engine = yield* Effect.promise(() => makeEmbedded(undefined))
   let deaf = false
   const never = new Promise<never>(() => {})
-  const kysely = new Proxy(engine.kysely, {
-    get: (target, name) =>
-      name === "executeQuery" && deaf ? () => never : Reflect.get(target, name, target).bind(target),
-  })
+  const run: typeof engine.run = (statement) => (deaf ? never : engine.run(statement))
   const ping = (signal: AbortSignal) => (deaf ? never : engine.ping(signal))
   return {
     makeDatabase: (answersPings: boolean) =>
-      Database.make({ ...engine, kysely, ping: answersPings ? engine.ping : ping }),
+      Database.make({ ...engine, run, ping: answersPings ? engine.ping : ping }),
     turnDeaf: () => {
       deaf = true
     },
