@@ -30,7 +30,7 @@ ${works.map(({ name, title }) => `                            ${name.padEnd(3)} 
   --svg <file>            a chart
   --python <command>      with the packages of test/bench/contenders/requirements.txt (python3)
   --growth                work c with an empty ledger and with a large one, and the plans of its statements
-  --prune                 with --growth: the large ledger alone, and with \`npm run prune\` beside, in turn
+  --prune                 with --growth: the large ledger with \`npm run prune\` beside, too
   --calls-in-ledger <n>   how large (10000000; fewer where the disk is short, which is said)
 
 Each contender is a process of its own, with a database of its own, on a processor of its own where there is

@@ -88,11 +88,12 @@ const measureOn = async (
 
 const tell = (results: ReadonlyArray<Result>, ledgers: ReadonlyArray<Ledger>, { name }: Contender) => {
   for (const ledger of ledgers) console.log(`\n${workTable(results, { ...work, ...ledger })}`)
-  const [first, second] = results
-  if (first?.median !== undefined && second?.median !== undefined)
-    console.log(
-      `\n${name}: ${(second.median.rate / first.median.rate).toFixed(2)} × with ${ledgers[1]?.title}`,
-    )
+  results.slice(1).forEach((result, place) => {
+    const before = results[place]
+    const than = ledgers[place + 1]?.title
+    if (before?.median !== undefined && result.median !== undefined)
+      console.log(`\n${name}: ${(result.median.rate / before.median.rate).toFixed(2)} × with ${than}`)
+  })
 }
 
 const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
@@ -106,8 +107,8 @@ const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
 }
 
 /**
- * Measures a dispatched call on an empty and on a large ledger, or on a large one that is left alone and one that is
- * pruned, in turn, and prints the plans on the large one.
+ * Measures a dispatched call on an empty ledger, on a large one and, where asked for, on that one while it is pruned, in
+ * turn, and prints the plans on the large one.
  */
 export const measureGrowth = async (growth: Growth): Promise<ReadonlyArray<Result>> => {
   const calls = await affordable(growth.calls)
@@ -115,16 +116,14 @@ export const measureGrowth = async (growth: Growth): Promise<ReadonlyArray<Resul
   const peers = await startPeers(coreSecret)
   try {
     const large = await makeLarge(cluster.url, calls)
-    const ledgers: ReadonlyArray<Ledger> = growth.prune
-      ? [large, { ...large, name: "pruned", title: "old calls deleted meanwhile", prune: true }]
-      : [
-          {
-            name: "empty",
-            title: "an empty ledger",
-            url: await makeMigrated(cluster.url, "bench_empty", usualDids),
-          },
-          large,
-        ]
+    const empty = await makeMigrated(cluster.url, "bench_empty", usualDids)
+    const ledgers: ReadonlyArray<Ledger> = [
+      { name: "empty", title: "an empty ledger", url: empty },
+      large,
+      ...(growth.prune
+        ? [{ ...large, name: "pruned", title: "old calls deleted meanwhile", prune: true as const }]
+        : []),
+    ]
     const all: Array<Result> = []
     for (const contender of growth.contenders) {
       const results = await measureOn(growth, peers, contender, ledgers)
