@@ -101,7 +101,7 @@ export const concluded = <E extends { readonly _tag: string }, R>(
   )
 
 /** As whom a request is turned away, before anything of it is read; `undefined` where there is not too much to do. */
-const tooMuchAs = (
+export const tooMuchAs = (
   load: LoadShape,
   limit: RateLimit["Service"],
   kind: Kind,

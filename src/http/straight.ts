@@ -7,11 +7,11 @@ import type { EventEmitter } from "node:events"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import { Effect } from "effect"
 import { Settings, type SettingsShape } from "../config.ts"
-import { Load } from "../load.ts"
+import { type Kind, Load } from "../load.ts"
 import { type BrokenOff, failureAnswer } from "./answers.ts"
 import { free } from "./bodies.ts"
 import { RateLimit } from "./rate-limit.ts"
-import { type Answer, concluded, type Headers, type Posted, type Sender } from "./receiving.ts"
+import { type Answer, concluded, type Headers, type Posted, type Sender, tooMuchAs } from "./receiving.ts"
 import { isAllowed, type Source, sourceOf } from "./source.ts"
 import { faultOf } from "./well-formed.ts"
 
@@ -79,6 +79,7 @@ const takenFrom = (
 
 /** A URL as it is seen from here: whatever came of a request, there is an answer. */
 export interface Straight<R> {
+  readonly kind: Kind
   readonly isSigned: (headers: Headers) => boolean
   /** To a request with that body, `undefined` where it broke off. */
   readonly answerTo: (
@@ -90,6 +91,7 @@ export interface Straight<R> {
 }
 
 export const straight = <E extends { readonly _tag: string }, R>(posted: Posted<E, R>): Straight<R> => ({
+  kind: posted.kind,
   isSigned: posted.isSigned,
   answerTo: (body, headers, sender, limit) =>
     concluded(
@@ -111,9 +113,9 @@ export const makeTake = <R>(
     const run = Effect.runForkWith(yield* Effect.context<R>())
     return (incoming, response) => {
       const url = incoming.method === "POST" ? urls.get(incoming.url ?? "") : undefined
-      if (url === undefined || load.refuses("unsigned")) return false
+      if (url === undefined) return false
       const source = takenFrom(incoming, url.isSigned, settings)
-      if (source === undefined) return false
+      if (source === undefined || tooMuchAs(load, limit, url.kind, source) !== undefined) return false
       const sender: Sender = { source, counted: false }
       hear(incoming, (body) => {
         const answered = url.answerTo(body, incoming.headers, sender, limit)
@@ -130,10 +132,10 @@ const left = "request left"
 
 /** Shows each request to `take` first; those who listen for requests from here on get what it leaves. */
 export const takeFirst = (server: Server, take: Take): void => {
+  const emitter: EventEmitter = server
   server.on("request", (incoming, response) => {
     if (!take(incoming, response)) emitter.emit(left, incoming, response)
   })
-  const emitter: EventEmitter = server
   const renamed =
     (method: EventEmitter["on"]): any =>
     (name: string, listener: () => void) =>
