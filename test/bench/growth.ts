@@ -2,7 +2,7 @@
 // it, and what its statements then do.
 
 import { statfs } from "node:fs/promises"
-import { tmpdir } from "node:os"
+import { tmpdir, totalmem } from "node:os"
 import { startCluster } from "../support/cluster.ts"
 import type { Contender } from "./contenders.ts"
 import { coreSecret, usualDids } from "./events.ts"
@@ -112,7 +112,8 @@ const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
  */
 export const measureGrowth = async (growth: Growth): Promise<ReadonlyArray<Result>> => {
   const calls = await affordable(growth.calls)
-  const cluster = await startCluster()
+  // A quarter of the memory, as whoever has so many calls would give it.
+  const cluster = await startCluster([`shared_buffers=${Math.round(totalmem() / 4 / 2 ** 20)}MB`])
   const peers = await startPeers(coreSecret)
   try {
     const large = await makeLarge(cluster.url, calls)

@@ -37,7 +37,8 @@ export interface Cluster {
   readonly stop: () => Promise<void>
 }
 
-export const startCluster = async (): Promise<Cluster> => {
+/** Starts PostgreSQL with these settings beside its own, like `shared_buffers=1GB`. */
+export const startCluster = async (settings: ReadonlyArray<string> = []): Promise<Cluster> => {
   // initdb runs as another user where we are root: the directory above the data must let it in.
   const parent = await mkdtemp(join(tmpdir(), "switchhook-postgres-"))
   await chmod(parent, 0o777)
@@ -50,7 +51,9 @@ export const startCluster = async (): Promise<Cluster> => {
     password: "test",
     persistent: false,
     createPostgresUser: process.getuid?.() === 0,
-    postgresFlags: ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=300"],
+    postgresFlags: ["fsync=off", "listen_addresses=127.0.0.1", "max_connections=300", ...settings].flatMap(
+      (setting) => ["-c", setting],
+    ),
     onLog: () => {},
     onError: () => {},
   })
