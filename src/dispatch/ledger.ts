@@ -116,6 +116,11 @@ const roomTaken = new NotACall({ why: "no dispatch rule, and the room already ho
 
 const askAgainAfter = "100 millis"
 const timesAskedAgain = 3
+
+// LiveKit gives each event an id of its own; whoever sends in its place may not, and then only the same join is the same.
+const nameOfEvent = ({ key, leg: { event, participant } }: Call): string =>
+  event.id === "" ? "" : [event.id, key, participant.sid, participant.joinedAtMs].join(" ")
+
 // A caller hears ringing meanwhile, and LiveKit waits for an answer.
 const longestAskedMs = 5_000
 
@@ -390,11 +395,11 @@ export class Ledger extends Context.Service<
       return Ledger.of({
         claim,
         callerLeft: recent.leave,
-        answered: ({ leg }, outcome) => {
-          if (outcome._tag === "Accepted") recent.answer(leg.event.id, outcome.answer)
+        answered: (call, outcome) => {
+          if (outcome._tag === "Accepted") recent.answer(nameOfEvent(call), outcome.answer)
         },
-        answerTo: ({ leg }) => {
-          const answer = recent.answerTo(leg.event.id)
+        answerTo: (call) => {
+          const answer = recent.answerTo(nameOfEvent(call))
           return answer && new AlreadyAccepted({ answer })
         },
         hasLeft,

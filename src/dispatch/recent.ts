@@ -20,9 +20,9 @@ export interface Recent {
   readonly remember: (key: string, outcome: Outcome) => void
   /** How the call ended that something was sent of. */
   readonly find: (key: string) => Outcome | undefined
-  /** The event, by its id, has this answer for good: the first one stays. */
-  readonly answer: (eventId: string, answer: WorkerAnswer) => void
-  readonly answerTo: (eventId: string) => WorkerAnswer | undefined
+  /** The event of that name, where it has one, has this answer for good: the first one stays. */
+  readonly answer: (eventName: string, answer: WorkerAnswer) => void
+  readonly answerTo: (eventName: string) => WorkerAnswer | undefined
   /** The caller's leave of a call, by the time of the join that it ends, in ms since 1970. */
   readonly leave: (key: string, joinedAtMs: number) => void
   /** Whether the caller who joined then has left. */
@@ -48,12 +48,12 @@ export const makeRecent = (): Recent => {
       put(calls, key, "answer" in outcome ? { ...outcome, answer: small(outcome.answer) } : outcome)
     },
     find: (key) => calls.get(key),
-    answer: (eventId, answer) => {
+    answer: (eventName, answer) => {
       // Of a large one the database has all.
-      if (eventId === "" || answers.has(eventId) || answer.body.length > longestBody) return
-      put(answers, eventId, answer)
+      if (eventName === "" || answers.has(eventName) || answer.body.length > longestBody) return
+      put(answers, eventName, answer)
     },
-    answerTo: (eventId) => answers.get(eventId),
+    answerTo: (eventName) => answers.get(eventName),
     leave: (key, joinedAtMs) => put(leaves, key, Math.max(joinedAtMs, leaves.get(key) ?? 0)),
     // A leave ends only joins that are not later than its own.
     hasLeft: (key, joinedAtMs) => (leaves.get(key) ?? -1) >= joinedAtMs,

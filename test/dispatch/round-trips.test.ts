@@ -99,6 +99,14 @@ it("twice for a call whose first worker answers, never for the same event again,
   expect(await countFor({ ...join, id: "" })).toEqual(["AlreadyAccepted", 1])
 })
 
+it("twice for another call, though its event goes by the same id, once for another join of the same call", async () => {
+  const [one, other] = [joinEvent(), joinEvent()]
+  expect(await countFor({ ...one, id: "EV_same" })).toEqual(["HandedOver", 2])
+  expect(await countFor({ ...other, id: "EV_same" })).toEqual(["HandedOver", 2])
+  const again = { ...one.participant, sid: "PA_again" }
+  expect(await countFor({ ...one, id: "EV_same", participant: again })).toEqual(["AlreadyAccepted", 1])
+})
+
 it("once for a call that was turned down and comes again: somebody else may have it since", async () => {
   const join = joinEvent()
   worker.behaviour.dispatch = respond(500, { ok: false })
