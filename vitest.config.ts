@@ -6,8 +6,8 @@ export default defineConfig({
     // CI asks once for a test that fails, to see that the run then fails.
     include:
       process.env["FAIL_ON_PURPOSE"] === undefined ? ["test/**/*.test.ts"] : ["test/support/failing.ts"],
-    globalSetup: ["test/support/postgres-cluster.ts"],
-    testTimeout: 30_000,
+    globalSetup: ["test/support/postgres-cluster.ts", "test/support/scratch.ts"],
+    testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",
     // Most tests wait for a service more than they work.

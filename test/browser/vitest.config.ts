@@ -6,6 +6,7 @@ export default defineConfig({
     include: ["test/browser/*.browser.ts"],
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    globalSetup: ["test/support/scratch.ts"],
     pool: "forks",
   },
 })

@@ -417,6 +417,7 @@ describe("a fleet with trouble", () => {
 
   it("gives no call to a draining or full worker, and again to one that recovers", async () => {
     await start(3)
+    await eventually("all up", async () => (await up()).length === 3)
     workers[0]!.behaviour.health = { status: 200, body: { status: "draining" } }
     workers[1]!.behaviour.health = { status: 200, body: { active_calls: 10, max_calls: 10 } }
     await eventually("one left", async () => (await up()).length === 1)

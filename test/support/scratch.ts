@@ -4,13 +4,25 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
+const prefix = "switchhook-tests-"
+
+// The directory of the whole run, inherited by the processes that it ends without asking them.
+const ofRun = "SWITCHHOOK_TEST_RUN"
+
 let made: string | undefined
 
-/** The same one each time; removed when the process ends. */
+/** The same one each time; removed when the process ends, or the run. */
 export const scratchDirectory = (): string => {
   if (made !== undefined) return made
-  const directory = mkdtempSync(join(tmpdir(), "switchhook-tests-"))
+  const directory = mkdtempSync(join(process.env[ofRun] ?? tmpdir(), prefix))
   process.on("exit", () => rmSync(directory, { recursive: true, force: true }))
   made = directory
   return directory
+}
+
+/** Set up once for a whole test run. */
+export default () => {
+  const directory = mkdtempSync(join(tmpdir(), prefix))
+  process.env[ofRun] = directory
+  return () => rmSync(directory, { recursive: true, force: true })
 }

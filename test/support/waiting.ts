@@ -4,7 +4,7 @@
 export const eventually = async <A>(
   what: string,
   ask: () => A | Promise<A>,
-  withinMs = 10_000,
+  withinMs = 30_000,
 ): Promise<NonNullable<A>> => {
   const deadline = performance.now() + withinMs
   while (true) {
