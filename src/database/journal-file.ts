@@ -5,6 +5,7 @@ import type { DatabaseSync } from "node:sqlite"
 import { pathToFileURL } from "node:url"
 import { crc32 } from "node:zlib"
 import { Predicate } from "effect"
+import { idsThatEndPages } from "./journal-pages.ts"
 
 type Sqlite = typeof import("node:sqlite")
 
@@ -25,6 +26,7 @@ export interface JournalFile {
   /** The row with the smallest id from this one on. */
   readonly firstFrom: (id: number) => Row | undefined
   readonly insert: (id: number, head: string, body: string) => void
+  /** Of a row that was found. */
   readonly remove: (id: number) => void
   /** Takes a row out of the order and keeps it in the table `damaged`, whatever is in it. */
   readonly setAside: (id: number, why: string) => void
@@ -80,6 +82,19 @@ export const isDamage = (error: unknown): boolean =>
   // A number that no record of ours has.
   (Predicate.hasProperty(error, "code") && error.code === "ERR_OUT_OF_RANGE")
 
+/** Damage that SQLite itself has not noticed. */
+export const brokenFile = (why: string): Error => new Error(`malformed: ${why}`)
+
+/** Rows as they were found, of which each has a greater id than the one before: a broken page may lead back. */
+const inOrder = (rows: ReadonlyArray<Row>, after: number): ReadonlyArray<Row> => {
+  let last = after
+  for (const { id } of rows) {
+    if (!(id > last)) throw brokenFile("its records are not in order")
+    last = id
+  }
+  return rows
+}
+
 const walOf = (path: string) => `${path}-wal`
 
 /** Renames a file that is of no more use, for whoever wants to look at it; returns its new name. */
@@ -120,7 +135,6 @@ const takeOver = (db: DatabaseSync, path: string): JournalFile => {
   const columns = "SELECT id, crc, head, body FROM records"
   const next = db.prepare(`${columns} WHERE id > ? ORDER BY id LIMIT ?`)
   const from = db.prepare(`${columns} WHERE id >= ? ORDER BY id LIMIT 1`)
-  const before = db.prepare(`${columns} WHERE id > ? AND id < ? ORDER BY id DESC LIMIT 1`)
   const one = db.prepare(`${columns} WHERE id = ?`)
   const put = db.prepare("INSERT INTO records (id, crc, head, body) VALUES (?, ?, ?, ?)")
   const drop = db.prepare("DELETE FROM records WHERE id = ?")
@@ -131,9 +145,11 @@ const takeOver = (db: DatabaseSync, path: string): JournalFile => {
   const setDropped = db.prepare("UPDATE dropped SET count = ?")
   const anyDamaged = db.prepare("SELECT 1 FROM damaged LIMIT 1")
 
-  const toRow = (row: unknown) => row as Row | undefined
+  const rowsAfter = (after: number, limit: number) =>
+    inOrder(next.all(after, limit) as unknown as ReadonlyArray<Row>, after)
+  const firstFrom = (id: number) => inOrder(from.all(id) as unknown as ReadonlyArray<Row>, id - 1)[0]
   const remove = (id: number) => {
-    drop.run(id)
+    if (Number(drop.run(id).changes) === 0) throw brokenFile("a record is not where it was found")
   }
   const together = (work: () => void) => {
     db.exec("BEGIN")
@@ -145,31 +161,42 @@ const takeOver = (db: DatabaseSync, path: string): JournalFile => {
       throw error
     }
   }
-  const attempt = (ask: () => unknown) => {
+  const attempt = (ask: () => Row | undefined) => {
     try {
-      return { row: toRow(ask()) }
+      return { row: ask() }
     } catch {
       return undefined
     }
   }
-  // Where a page is broken: jumps over it, ever farther, and from behind it back to it.
+  // Held until the file is let go of: whoever closes a file loses the lock that SQLite has on it.
+  const beside: Array<number> = []
+  const read = (name: string) => {
+    const fd = openSync(name, "r")
+    beside.push(fd)
+    return fd
+  }
+  const pageEnds = (): ReadonlyArray<number> => {
+    try {
+      const pageSize = Number(db.prepare("PRAGMA page_size").get()?.["page_size"])
+      return idsThatEndPages(read(path), existsSync(walOf(path)) ? read(walOf(path)) : undefined, pageSize)
+    } catch {
+      return []
+    }
+  }
+  // Where a page is broken, it goes on behind it.
   function* salvage(): Generator<Row> {
-    let seen = 0
-    while (true) {
-      const forward = attempt(() => next.get(seen, 1))
-      let found = forward?.row
-      if (forward === undefined)
-        for (let step = 1; found === undefined && seen + step <= Number.MAX_SAFE_INTEGER; step *= 2)
-          found = attempt(() => from.get(seen + step))?.row
-      if (found === undefined) return
-      const back = [found]
-      while (forward === undefined) {
-        const earlier = attempt(() => before.get(seen, back.at(-1)?.id ?? 0))?.row
-        if (earlier === undefined) break
-        back.push(earlier)
+    let ends: ReadonlyArray<number> | undefined
+    let end = 0
+    for (let seen = 0; ; ) {
+      let found = attempt(() => rowsAfter(seen, 1)[0])
+      if (found === undefined) ends ??= pageEnds()
+      for (; found === undefined && ends !== undefined && end < ends.length; end++) {
+        const last = ends[end] ?? 0
+        if (last > seen) found = attempt(() => firstFrom(last + 1))
       }
-      yield* back.reverse()
-      seen = found.id
+      if (found?.row === undefined) return
+      yield found.row
+      seen = found.row.id
     }
   }
 
@@ -179,12 +206,13 @@ const takeOver = (db: DatabaseSync, path: string): JournalFile => {
     } catch {
       // Broken, or its disk is: it is let go of nevertheless when the process ends.
     }
+    for (const fd of beside.splice(0)) closeSync(fd)
   }
   return {
     path,
-    rows: (after, limit) => next.all(after, limit) as unknown as ReadonlyArray<Row>,
-    row: (id) => toRow(one.get(id)),
-    firstFrom: (id) => toRow(from.get(id)),
+    rows: rowsAfter,
+    row: (id) => one.get(id) as Row | undefined,
+    firstFrom,
     insert: (id, head, body) => {
       put.run(id, checksum(id, head, body), head, body)
     },

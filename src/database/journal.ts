@@ -3,10 +3,11 @@
 import { randomUUID } from "node:crypto"
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, statSync } from "node:fs"
 import { join, resolve } from "node:path"
-import { setImmediate as pause } from "node:timers/promises"
+import { setImmediate as pause, setTimeout as sleep } from "node:timers/promises"
 import { Data, Option, Schema } from "effect"
 import { messageOf } from "./errors.ts"
 import {
+  brokenFile,
   checksum,
   FileTaken,
   isDamage,
@@ -92,6 +93,12 @@ const defaultMaxBytes = 256 * 1024 * 1024
 const rowOverhead = 32
 
 const chunk = 500
+
+/**
+ * Longest pauses before a file is looked at again that somebody has, ms. Two who open a file at the same moment can
+ * keep each other from its lock, and then neither has it (SQLite: both share it, and none gets it for himself).
+ */
+const lookAgainWithin = [5, 10, 20, 40]
 
 /** A file that has grown by so many bytes is not used again once it is empty. */
 const worthReplacing = 1024 * 1024
@@ -271,13 +278,31 @@ export const openJournal = async (
     }
   }
 
-  const find = (path: string): JournalFile | undefined => {
+  const find = (path: string): JournalFile | "taken" | undefined => {
     try {
       return openJournalFile(sqlite, path)
     } catch (error) {
       if (isDamage(error)) condemn(path, error, 0)
-      else if (!(error instanceof FileTaken) && existsSync(path)) leave(path, error)
+      else if (error instanceof FileTaken) return "taken"
+      else if (existsSync(path)) leave(path, error)
       return undefined
+    }
+  }
+
+  /** Gives each file of the directory that nobody has to `use`, one after the other. */
+  const findAll = async (use: (file: JournalFile) => Promise<void>) => {
+    let paths = filesIn(place)
+    for (const longest of [...lookAgainWithin, undefined]) {
+      const taken: Array<string> = []
+      for (const path of paths) {
+        if (closed) return
+        const file = path === own?.path ? undefined : find(path)
+        if (file === "taken") taken.push(path)
+        else if (file !== undefined) await use(file)
+      }
+      paths = taken.filter((path) => existsSync(path))
+      if (paths.length === 0 || longest === undefined) return
+      await sleep(Math.random() * longest)
     }
   }
 
@@ -459,23 +484,19 @@ export const openJournal = async (
 
   const adoptAll = async () => {
     let adopted = 0
-    for (const path of filesIn(place)) {
-      if (closed) break
-      const file = path === own?.path ? undefined : find(path)
-      if (file !== undefined) adopted += await moveIn(file)
-    }
+    await findAll(async (file) => {
+      adopted += await moveIn(file)
+    })
     return adopted
   }
   let adopting: Promise<number> | undefined
 
   // ---- At once.
 
-  for (const path of filesIn(place)) {
-    const file = find(path)
-    if (file === undefined) continue
+  await findAll(async (file) => {
     if (own === undefined) await takeOver(file)
     else await moveIn(file)
-  }
+  })
   try {
     once(() => {})
   } catch (error) {
@@ -484,7 +505,7 @@ export const openJournal = async (
 
   const exorcise = (file: JournalFile) => {
     for (const id of ghosts) {
-      file.remove(id)
+      if (file.row(id) !== undefined) file.remove(id)
       ghosts.delete(id)
     }
   }
@@ -534,6 +555,8 @@ export const openJournal = async (
           const rows = file.rows(after, wanted)
           for (const row of rows) {
             if (ghosts.has(row.id)) continue
+            // It could never be forgotten, and would be written for ever.
+            if (file.row(row.id) === undefined) throw brokenFile("a record is not found by its id")
             const kept = decode(row)
             if (typeof kept !== "string") found.push(kept)
             else {

@@ -88,9 +88,12 @@ const forgetAll = (journal: Journal) => {
   for (const { id } of journal.read(100_000)) journal.forget(id)
 }
 
+const append = (journal: Journal, n: number) =>
+  journal.append("story", `record ${n}`, [`name ${n}`], "x".repeat(1_000))
+
 /** So many records of about 1 KB each. */
 const appendMany = (journal: Journal, count: number) => {
-  for (let n = 0; n < count; n++) journal.append("story", `record ${n}`, [`name ${n}`], "x".repeat(1_000))
+  for (let n = 0; n < count; n++) append(journal, n)
 }
 
 describe("a journal", () => {
@@ -355,29 +358,79 @@ describe("damage", () => {
       (at) => at > 0 && bytes[at] === 13 && bytes.subarray(at, at + pageSize).includes("record "),
     )
 
-  it("to some pages of a file loses what was there, and nothing else", async () => {
-    const first = await open()
-    appendAll(first, "claim", "c1")
-    appendMany(first, 400)
-    first.close()
-    const bytes = readFileSync(onlyFile())
-    const broken = leaves(bytes).filter((_, n) => n % 40 === 20)
-    for (const at of broken) bytes.fill(0xa5, at, at + pageSize)
-    writeFileSync(onlyFile(), bytes)
-    const second = await open()
-    const kept = whats(second)
-    expect(broken.length).toBeGreaterThan(2)
-    expect(kept.length).toBeGreaterThanOrEqual(401 - 4 * broken.length)
-    expect(kept.length).toBeLessThan(401)
-    expect(kept).toEqual(
-      [...new Set(kept)].sort((one, other) => Number(one.slice(7)) - Number(other.slice(7))),
+  const recordsIn = (page: Buffer) =>
+    [...page.toString("latin1").matchAll(/\["(record \d+|c1)"/g)].map(([, name]) => name)
+
+  it("to some pages of a file loses what was there, and nothing else, whenever that was written", async () => {
+    const total = 150
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.nat(total), fc.integer({ min: 1, max: 24 * 3_600_000 })), { maxLength: 10 }),
+        fc.uniqueArray(fc.nat(40), { minLength: 1, maxLength: 10 }),
+        async (pauses, places) => {
+          rmSync(directory, { recursive: true, force: true })
+          troubles = []
+          const first = await open()
+          appendAll(first, "claim", "c1")
+          let now = Date.now()
+          const clock = vi.spyOn(Date, "now").mockImplementation(() => now)
+          for (let n = 0; n < total; n++) {
+            for (const [at, pause] of pauses) if (at === n) now += pause
+            append(first, n)
+          }
+          clock.mockRestore()
+          first.close()
+          const bytes = readFileSync(onlyFile())
+          const pages = leaves(bytes)
+          const broken = places.map((place) => pages[place]).filter((at) => at !== undefined)
+          const lost = new Set(broken.flatMap((at) => recordsIn(bytes.subarray(at, at + pageSize))))
+          for (const at of broken) bytes.fill(0xa5, at, at + pageSize)
+          writeFileSync(onlyFile(), bytes)
+          const second = await open()
+          const kept = whats(second)
+          const written = ["c1", ...Array.from({ length: total }, (_, n) => `record ${n}`)]
+          expect(lost.size).toBeGreaterThan(0)
+          expect(kept).toEqual(written.filter((name) => !lost.has(name)))
+          expect(troubles).toMatchObject([{ _tag: "FileDamaged", rescued: kept.length }])
+          expect(journals()).toHaveLength(1)
+          second.close()
+          expect(whats(await open())).toEqual(kept)
+          expect(troubles).toHaveLength(1)
+        },
+      ),
+      { ...cases, numRuns: 50 },
     )
-    expect(kept[0]).toBe("c1")
-    expect(troubles).toMatchObject([{ _tag: "FileDamaged", rescued: kept.length }])
-    expect(journals()).toHaveLength(1)
-    second.close()
-    expect(whats(await open())).toEqual(kept)
-    expect(troubles).toHaveLength(1)
+  })
+
+  it("to any bytes ends nothing: what is given can be forgotten, and is as it was", async () => {
+    const total = 150
+    const first = await open()
+    for (let n = 0; n < total; n++)
+      first.append(n % 10 === 0 ? "claim" : "story", `record ${n}`, [], "x".repeat(n % 3 === 0 ? 900 : 40))
+    const whole = first.read(total)
+    first.close()
+    const path = onlyFile()
+    const sound = readFileSync(path)
+    const spoiled = fc.tuple(
+      fc.nat(sound.length / pageSize - 2),
+      fc.oneof(fc.nat(120), fc.nat(pageSize - 1)),
+      fc.nat(255),
+    )
+    await fc.assert(
+      fc.asyncProperty(fc.array(spoiled, { minLength: 1, maxLength: 12 }), async (places) => {
+        for (const name of files()) rmSync(join(directory, name))
+        const bytes = Buffer.from(sound)
+        for (const [page, at, byte] of places) bytes[(page + 1) * pageSize + at] = byte
+        writeFileSync(path, bytes)
+        const journal = await open()
+        const given = journal.read(total)
+        for (const record of given) expect(whole).toContainEqual(record)
+        for (const { id } of given) journal.forget(id)
+        expect(journal.read(total)).toEqual([])
+        journal.close()
+      }),
+      { ...cases, numRuns: 200 },
+    )
   })
 
   it("to a file that is in use is survived, too: ids stay what they are", async () => {
@@ -483,31 +536,20 @@ describe("several processes on one directory", () => {
   })
 
   it("share out what is left, each record to one of them, though they start at the same moment", async () => {
-    const left = await Promise.all(Array.from({ length: 6 }, () => open()))
+    const count = 40
+    const left = await Promise.all(Array.from({ length: count }, () => open()))
     for (const [n, journal] of left.entries()) appendAll(journal, "claim", `a${n}`, `b${n}`)
     for (const journal of left) journal.close()
-    expect(journals()).toHaveLength(6)
+    expect(journals()).toHaveLength(count)
     const at = String(Date.now() + 700)
-    const processes = Array.from({ length: 3 }, () => inProcess("look", at))
+    const processes = Array.from({ length: 2 }, () => inProcess("look", at))
     const found = await eventually("they say what they have", () => {
       const outputs = processes.map((process) => process.output())
       const done = outputs.every((output) => output.endsWith("\n"))
       return done ? outputs.flatMap((output): ReadonlyArray<string> => JSON.parse(output)) : undefined
     })
-    expect([...found].sort()).toEqual([
-      "a0",
-      "a1",
-      "a2",
-      "a3",
-      "a4",
-      "a5",
-      "b0",
-      "b1",
-      "b2",
-      "b3",
-      "b4",
-      "b5",
-    ])
+    const all = Array.from({ length: count }, (_, n) => [`a${n}`, `b${n}`]).flat()
+    expect([...found].sort()).toEqual(all.sort())
   })
 
   it("are replayed in the order in which it all came", async () => {
