@@ -4,16 +4,11 @@ import { Effect } from "effect"
 import { type RawBuilder, sql } from "kysely"
 import { countAnswer, countEndedCall, countExtraAnswerers, countNewLead } from "../metrics.ts"
 
-/** A call's log before and after a statement; `was_…` is null where there was no row. */
-export interface LogChange {
+/** What the log says of a call. */
+export interface Logged {
   readonly call_key: string
   readonly sip_call_id: string | null
   readonly target: string | null
-  readonly was_answered_at_ms: string | number | null
-  readonly was_answerers: number | null
-  readonly was_ended_once: boolean | null
-  readonly was_lead: boolean
-  readonly was_direction: string | null
   readonly status: string | null
   readonly direction: string | null
   readonly answered_at_ms: string | number | null
@@ -26,6 +21,25 @@ export interface LogChange {
   readonly lead: boolean
   readonly lead_created: boolean
 }
+
+/** The same after a statement, and what it said before; `was_…` is null where there was no row. */
+export interface LogChange extends Logged {
+  readonly was_answered_at_ms: string | number | null
+  readonly was_answerers: number | null
+  readonly was_ended_once: boolean | null
+  readonly was_lead: boolean
+  readonly was_direction: string | null
+}
+
+/** A row that was not there before. */
+export const madeNow = <Row extends Logged>(row: Row): Row & LogChange => ({
+  ...row,
+  was_answered_at_ms: null,
+  was_answerers: null,
+  was_ended_once: null,
+  was_lead: false,
+  was_direction: null,
+})
 
 const logged = [
   ...[
@@ -42,26 +56,25 @@ const logged = [
 ]
 
 /**
- * The columns of the row that `changeColumns` reads, and those beside them: a part of a statement that hands on all
+ * The columns of the row that those below read, and those beside them: a part of a statement that hands on all
  * columns costs more than what it does.
  */
 export const loggedOf = (row: string, beside: ReadonlyArray<string> = []): RawBuilder<unknown> =>
   sql.raw([...logged, "lead_id", ...beside].map((column) => `${row}.${column}`).join(", "))
 
-/** In place of the row before a statement, where there was none. */
-export const noRow = "(NULL::calls)"
+/** The columns of a `Logged`. */
+export const loggedColumns = (row: string): RawBuilder<unknown> =>
+  sql.raw([...logged.map((column) => `${row}.${column}`), `${row}.lead_id IS NOT NULL AS lead`].join(", "))
 
 /** The columns of a `LogChange`, of the row `after` and the row `before` it. */
 export const changeColumns = (before: string, after: string): RawBuilder<unknown> =>
-  sql.raw(
+  sql`${sql.raw(
     [
       `${before}.answered_at_ms AS was_answered_at_ms, ${before}.answerers AS was_answerers`,
       `${before}.ended_once AS was_ended_once, ${before}.lead_id IS NOT NULL AS was_lead`,
       `${before}.direction AS was_direction`,
-      ...logged.map((column) => `${after}.${column}`),
-      `${after}.lead_id IS NOT NULL AS lead`,
     ].join(", "),
-  )
+  )}, ${loggedColumns(after)}`
 
 const seconds = (ms: string | number | null) => (ms === null ? undefined : Number(ms) / 1000)
 

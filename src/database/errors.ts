@@ -45,6 +45,13 @@ export const isConnectionTrouble = (cause: unknown): boolean => {
   return !isSqlState(code) || isTrouble(code)
 }
 
+// Of these transactions, too, nothing is left: serialization failure, deadlock, cancelled.
+const undone = new Set(["40001", "40P01", "57014"])
+
+/** True where it was the statement that failed, with all that it was about, rather than the connection or the server. */
+export const isOfStatement = (error: DatabaseError): boolean =>
+  error._tag === "QueryRefused" || undone.has(codeOf(error.cause))
+
 /** Sorts whatever a driver throws. */
 export const toDatabaseError = (cause: unknown): DatabaseError => {
   if (isConnectionTrouble(cause)) return new DatabaseUnavailable({ cause })

@@ -147,6 +147,7 @@ export interface Tables {
     outcome: AttemptOutcome | null
     status: number | null
     reason: string | null
+    lapsed: Generated<boolean>
   }
   readonly sessions: {
     room_key: string

@@ -46,6 +46,8 @@ export const askStatement = statement<AskInput, AskedRow>((of) => {
   const uuid = (value: (decision: Decision) => string | undefined) =>
     sql`${of(({ decision }) => value(decision) ?? null)}::uuid`
   const claimId = sql`${of((_, __, id) => id)}::uuid`
+  const roomKey = sql`${of(({ roomName }) => indexed(roomName))}::text`
+  const roomName = text((ask) => ask.roomName)
   const left = sql<boolean>`coalesce(c.caller_left_ms >= coalesce(c.caller_joined_ms, c.caller_left_ms), false)`
   const takes = sql<boolean>`(c.state IN ('none', 'waiting') AND c.direction IS DISTINCT FROM 'outbound' AND NOT ${left})`
   const taken = (name: string) =>
@@ -58,8 +60,8 @@ export const askStatement = statement<AskInput, AskedRow>((of) => {
   const seen = ["state", "agent_name", "metadata", "claim", "caller_left_ms", "caller_joined_ms"]
   return sql`
     WITH who AS MATERIALIZED (
-      SELECT call_key_of(${of(({ key }) => key)}::text, ${of(({ key }) => [key])}::text[],
-        ${of(({ meeting }) => meeting)}::text, true) AS key
+      SELECT call_key_asked(${of(({ key }) => key)}::text, ${of(({ meeting }) => meeting)}::text, ${roomKey},
+        ${roomName}, ${text(({ decision, from }) => decision.callerE164 ?? from)}) AS key
     ),
     before AS (SELECT ${loggedOf("b")} FROM calls b, who WHERE b.call_key = who.key),
     asked AS (
@@ -75,7 +77,7 @@ export const askStatement = statement<AskInput, AskedRow>((of) => {
         ${text(({ decision }) => decision.callerE164)}, ${text(({ to }) => to)},
         ${text(({ decision }) => decision.dialedE164)}, ${text(({ trunkId }) => trunkId)},
         ${uuid(({ tenantId }) => tenantId)}, ${uuid(({ campaignId }) => campaignId)}, ${uuid(({ didId }) => didId)},
-        ${of(({ roomName }) => indexed(roomName))}::text, ${text(({ roomName }) => roomName)},
+        ${roomKey}, ${roomName},
         ${of(({ answerWithinMs }) => answerWithinMs)}::integer * interval '1 millisecond',
         ${of(({ decision }) => storableJson({ route: routeOf(decision) }))}::jsonb
       FROM who

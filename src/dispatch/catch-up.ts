@@ -3,7 +3,7 @@
 
 import { Effect, Layer } from "effect"
 import { sql } from "kysely"
-import { isRoomTaken } from "../calls/call-row.ts"
+import { isRoomTaken, keyNamed } from "../calls/call-row.ts"
 import { tellChanges } from "../calls/changes.ts"
 import { Backlog } from "../database/backlog.ts"
 import { Database } from "../database/database.ts"
@@ -19,9 +19,6 @@ import { settleStatement } from "./settle-statements.ts"
 import { agentOf, urlOf, workerOf } from "./taker.ts"
 
 type Needs = Backlog | Database | Ledger | RecordNeeds
-
-const keyNamed = (name: string) =>
-  sql<string>`coalesce((SELECT n.call_key FROM call_aliases n WHERE n.alias = ${name}::text), ${name}::text)`
 
 // Somebody else has had the call meanwhile, or may have: that this process has had it, too, is told all the same.
 const besideStatement = ({ call, claimId, taker }: KeptClaim) =>
@@ -68,7 +65,7 @@ const catchUpOutcome = Effect.fnUntraced(function* (
   const [row] = yield* database.run(attemptStatement(kept))
   if (row === undefined) return yield* Effect.logWarning("An outcome is kept of which there is no attempt")
   const ref = { callRowId: row.call_id, claimId: kept.claimId, attempt: row.attempt }
-  yield* database.run(settleStatement(ref, kept.outcome, kept.tookMs))
+  yield* database.run(settleStatement({ held: ref, outcome: kept.outcome, tookMs: kept.tookMs }))
 })
 
 const catchUpAsk = Effect.fnUntraced(function* ({

@@ -13,9 +13,9 @@ import {
   ruleOf,
   valuesOf,
 } from "../calls/call-row.ts"
-import { changeColumns, type LogChange, loggedOf, noRow } from "../calls/changes.ts"
+import { changeColumns, type LogChange, type Logged, loggedColumns, loggedOf } from "../calls/changes.ts"
 import { type CallState, storableJson } from "../database/schema.ts"
-import { type Of, ofPart, statement } from "../database/statement.ts"
+import { type Batch, batch, type Of, ofPart, statement } from "../database/statement.ts"
 import { leaseUntil, replica } from "./lease.ts"
 import { agentOf, type Taker, urlOf, workerOf } from "./taker.ts"
 
@@ -74,17 +74,15 @@ const partsOf = (of: Of<[input: ClaimInput]>) => {
     AND coalesce(c.worker_url = ANY (${of(({ idempotentUrls }) => idempotentUrls)}::text[]), false))`
   const takes = sql<boolean>`(${inbound} AND NOT ${left} AND (${takesFresh} OR ${takesAgain}))`
   const begins = sql<boolean>`(${inbound} AND NOT ${left} AND c.state = 'none')`
-  const writes = (incoming?: "told") =>
-    sql<boolean>`(${takes} OR ${lapsed} OR ${begins} OR (${inbound} AND ${anyMoves(columns, incoming)}))`
 
-  const who = sql`who AS MATERIALIZED (SELECT ${keyOfLeg(ofCall)} AS key)`
+  const key = keyOfLeg(ofCall)
   const insert = sql`
     INSERT INTO calls AS c (
       id, call_key, state, claim, owner, lease_until, attempts, worker, worker_url, agent_name, metadata, target,
       explanation, answer_within, claimed_at, ${namesOf(columns)}
     )
     SELECT
-      ${of(({ rowId }) => rowId)}::uuid, who.key,
+      ${of(({ rowId }) => rowId)}::uuid, given.key,
       ${ofTaker((taker) => (taker === undefined ? "waiting" : "handing"))}::text, ${claimId}, ${replica}::text,
       ${leaseUntil}, ${ofTaker((taker) => (taker === undefined ? 0 : 1))}::integer, ${ofTaker(workerOf)}::text,
       ${ofTaker(urlOf)}::text, ${ofTaker(agentOf)}::text, ${ofCall(({ decision }) => decision.metadata)}::text,
@@ -92,62 +90,64 @@ const partsOf = (of: Of<[input: ClaimInput]>) => {
       ${of(({ explanation }) => storableJson(explanation))}::jsonb,
       ${of(({ answerWithinMs }) => answerWithinMs)}::integer * interval '1 millisecond', clock_timestamp(),
       ${valuesOf(columns)}
-    FROM who`
-  const attempt = sql`attempt AS (
-    INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
-    SELECT id, attempts, claim, target, coalesce(worker, agent_name), worker_url
-    FROM claimed WHERE claim = ${claimId} AND state = 'handing'
-  )`
+    FROM who AS given`
 
-  const won = sql<boolean>`(c.claim = ${claimId} AND c.state = 'handing')`
-  const verdict = sql`c.id, c.state, ${won} AS won, c.attempts, c.attempts - 1 > c.unsent AS resend,
-    coalesce(c.lease_until > clock_timestamp(), false) AS lease_valid, ${left} AS "left", c.worker, c.worker_url,
-    c.answer_status, c.answer_type, c.answer_body, CASE WHEN ${won} THEN (
-      SELECT CASE WHEN s.restarted_at_ms > s.started_at_ms THEN s.restarted_at_ms - 2000 END
-      FROM sessions s WHERE s.room_key = ${room}) END AS ghosts_before_ms`
-  return { columns, ofCall, room, takes, untouched, lapsed, begins, writes, who, insert, attempt, verdict }
+  return { claimId, columns, ofCall, room, key, left, takes, untouched, lapsed, begins, insert, inbound }
 }
 
-// What the verdict and the attempt are made from.
-const claimedColumns = [
-  ...[
-    "id",
-    "state",
-    "claim",
-    "attempts",
-    "unsent",
-    "lease_until",
-    "caller_left_ms",
-    "worker",
-    "worker_url",
-    "agent_name",
-  ],
-  ...["answer_status", "answer_type", "answer_body"],
-]
+/** The first attempt of those claims, which `begun` tells from what else became of a row. */
+const attempt = (begun: RawBuilder<boolean>) => sql`attempt AS (
+    INSERT INTO dispatch_attempts (call_id, attempt, claim, target, worker, worker_url)
+    SELECT id, attempts, claim, target, coalesce(worker, agent_name), worker_url FROM claimed WHERE ${begun}
+  )`
+
+/** Who joined the room before that (ms), is a participant of a LiveKit that has crashed. */
+const ghostsBefore = (room: RawBuilder<string>) => sql`(
+    SELECT CASE WHEN s.restarted_at_ms > s.started_at_ms THEN s.restarted_at_ms - 2000 END
+    FROM sessions s WHERE s.room_key = ${room})`
+
+const attemptColumns = ["id", "state", "claim", "attempts", "worker", "worker_url", "agent_name"]
+
+/** A call that is new, as it is after its first claim. */
+export interface NewCallRow extends Logged {
+  readonly id: string
+  readonly ghosts_before_ms: string | number | null
+}
 
 /**
- * Claims a call that has a dispatch rule and of which nothing is known yet, as nearly all are. Of a call that is known
- * it says what the row says, and `stale` where a claim would write: then the whole claim is to decide. No row: another
- * delivery has written it meanwhile.
+ * Claims calls that have a dispatch rule and of which nothing is known yet, as nearly all are. No row for one that is
+ * known: there the whole claim is to decide.
  */
-export const newClaimStatement = statement<[input: ClaimInput], ClaimRow>((of) => {
-  const { attempt, insert, verdict, who, writes } = partsOf(of)
-  const columns = loggedOf("c", claimedColumns)
-  return sql`
-    WITH ${who},
-    known AS MATERIALIZED (SELECT ${columns}, ${writes("told")} AS stale FROM who JOIN calls c ON c.call_key = who.key),
+export const newCalls: Batch<ClaimInput, NewCallRow> = batch(
+  (of) => {
+    const { insert, key } = partsOf(of)
+    return sql`
+    WITH who AS MATERIALIZED (SELECT ${key} AS key, given.* FROM given),
     claimed AS (
-      ${insert} WHERE NOT EXISTS (SELECT FROM known)
+      ${insert} WHERE (SELECT k.id FROM calls k WHERE k.call_key = given.key) IS NULL
       ON CONFLICT (call_key) DO NOTHING
-      RETURNING ${columns}
-    ), ${attempt}
-    SELECT ${verdict}, ${changeColumns(noRow, "c")}, false AS known, true AS moved, false AS stale, false AS room_taken
-    FROM claimed c
-    UNION ALL
-    SELECT ${verdict}, ${changeColumns(noRow, "c")}, true AS known, false AS moved, c.stale, false AS room_taken
-    FROM known c
+      RETURNING ${loggedOf("c", ["room_key", ...attemptColumns])}
+    ), ${attempt(sql`state = 'handing'`)}
+    SELECT c.id, ${ghostsBefore(sql`c.room_key`)} AS ghosts_before_ms, ${loggedColumns("c")} FROM claimed c
   `
-})
+  },
+  {
+    nameOf: ({ rowId }) => rowId,
+    nameIn: ({ id }) => id,
+    // A call's names are locked first, then its room.
+    orderOf: ({ call }) => `${roomOf(call)} ${call.key}`,
+  },
+)
+
+// What the verdict is made from.
+const verdictColumns = [
+  "unsent",
+  "lease_until",
+  "caller_left_ms",
+  "answer_status",
+  "answer_type",
+  "answer_body",
+]
 
 /**
  * Claims a call, whatever is known of it. One statement: PostgreSQL locks the row and reads it anew where two
@@ -155,7 +155,12 @@ export const newClaimStatement = statement<[input: ClaimInput], ClaimRow>((of) =
  */
 export const claimStatement = statement<[input: ClaimInput], ClaimRow>((of) => {
   const parts = partsOf(of)
-  const { begins, columns, lapsed, ofCall, room, takes, untouched, verdict } = parts
+  const { begins, claimId, columns, inbound, lapsed, left, ofCall, room, takes, untouched } = parts
+  const writes = sql<boolean>`(${takes} OR ${lapsed} OR ${begins} OR (${inbound} AND ${anyMoves(columns)}))`
+  const won = sql<boolean>`(c.claim = ${claimId} AND c.state = 'handing')`
+  const verdict = sql`c.id, c.state, ${won} AS won, c.attempts, c.attempts - 1 > c.unsent AS resend,
+    coalesce(c.lease_until > clock_timestamp(), false) AS lease_valid, ${left} AS "left", c.worker, c.worker_url,
+    c.answer_status, c.answer_type, c.answer_body, CASE WHEN ${won} THEN ${ghostsBefore(room)} END AS ghosts_before_ms`
   const hasRule = sql<boolean>`${ofCall((call) => ruleOf(call) !== "")}::boolean`
   const takesNew = sql<boolean>`(${takes} AND ${untouched})`
   // Without a rule a leg keeps its room only once it was claimed as an inbound call.
@@ -163,13 +168,13 @@ export const claimStatement = statement<[input: ClaimInput], ClaimRow>((of) => {
   const whole = sql`${verdict}, before.claimed_at IS NOT NULL AS known,
     ${changeColumns("before", "c")}`
   return sql`
-    WITH ${parts.who},
+    WITH who AS MATERIALIZED (SELECT ${parts.key} AS key),
     before AS (SELECT ${loggedOf("b", ["claimed_at"])} FROM calls b, who WHERE b.call_key = who.key),
     claimed AS (
       ${parts.insert}
       WHERE ${hasRule}
-        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room} AND o.call_key <> who.key)
-        OR EXISTS (SELECT 1 FROM calls o WHERE o.call_key = who.key AND o.direction = 'inbound')
+        OR NOT EXISTS (SELECT 1 FROM calls o WHERE o.room_key = ${room} AND o.call_key <> given.key)
+        OR EXISTS (SELECT 1 FROM calls o WHERE o.call_key = given.key AND o.direction = 'inbound')
       ON CONFLICT (call_key) DO UPDATE SET
         state = CASE
           WHEN ${takes} THEN 'handing'
@@ -189,9 +194,9 @@ export const claimStatement = statement<[input: ClaimInput], ClaimRow>((of) => {
         answer_within = excluded.answer_within,
         claimed_at = ${when(takes, sql`excluded.claimed_at`, sql`coalesce(c.claimed_at, excluded.claimed_at)`)},
         ${mergesOf(columns)}
-      WHERE ${parts.writes()}
-      RETURNING ${loggedOf("c", claimedColumns)}
-    ), ${parts.attempt}
+      WHERE ${writes}
+      RETURNING ${loggedOf("c", [...attemptColumns, ...verdictColumns])}
+    ), ${attempt(sql`claim = ${claimId} AND state = 'handing'`)}
     SELECT ${whole}, true AS moved, false AS stale, false AS room_taken
     FROM claimed c LEFT JOIN before ON true
     UNION ALL

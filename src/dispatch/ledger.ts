@@ -3,21 +3,29 @@
 import { Context, Data, Effect, Layer, Schedule } from "effect"
 import { sql } from "kysely"
 import { type Call, roomKey } from "../calls/call.ts"
-import { isRoomTaken, ruleOf } from "../calls/call-row.ts"
-import { tellChanges } from "../calls/changes.ts"
+import { isRoomTaken, keyNamed, ruleOf } from "../calls/call-row.ts"
+import { madeNow, tellChanges } from "../calls/changes.ts"
+import { newRowId } from "../calls/row-id.ts"
 import { monotonicMs, theClock } from "../clock.ts"
 import { Database } from "../database/database.ts"
 import type { DatabaseError } from "../database/errors.ts"
 import { type CallState, query } from "../database/schema.ts"
+import { together } from "../database/together.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import { type Ask, type AskedRow, askStatement } from "./ask-statement.ts"
 import { Away, type Held, lookUp, namesOfCall } from "./away.ts"
-import { type ClaimInput, type ClaimRow, claimStatement, newClaimStatement } from "./claim-statement.ts"
+import { type ClaimInput, type ClaimRow, claimStatement, newCalls } from "./claim-statement.ts"
 import { type Lease, leaseMs } from "./lease.ts"
-import { NotSent, type Outcome } from "./outcome.ts"
+import { NotSent, type Outcome, outcomeNames } from "./outcome.ts"
 import { makeRecent } from "./recent.ts"
 import { rescueStatement, type SeenCall } from "./rescue-statement.ts"
-import { moveStatement, renewStatement, settleStatement } from "./settle-statements.ts"
+import {
+  moveStatement,
+  renewStatement,
+  type Settling,
+  settleStatement,
+  settlings,
+} from "./settle-statements.ts"
 import type { Taker, WorkerRef } from "./taker.ts"
 
 /**
@@ -198,6 +206,13 @@ export class Ledger extends Context.Service<
       const scope = yield* Effect.scope
       const away = yield* Away
       const recent = makeRecent()
+      const claimNew = together(database, newCalls)
+      const settleAs = {
+        "not-sent": together(database, settlings["not-sent"]),
+        accepted: together(database, settlings.accepted),
+        rejected: together(database, settlings.rejected),
+        ambiguous: together(database, settlings.ambiguous),
+      }
 
       const makeLease = (held: LeaseOf, askedAt: number): Lease => {
         // Counted from before the question was asked, this always ends before the database's own lease.
@@ -220,10 +235,7 @@ export class Ledger extends Context.Service<
       // hand-over that died; but nothing was sent.
       const abandon = (row: { readonly id: string } | { readonly key: string }, claimId: string) =>
         Effect.gen(function* () {
-          const itself =
-            "id" in row
-              ? sql`c.id = ${row.id}::uuid`
-              : sql`c.call_key = (SELECT n.call_key FROM call_aliases n WHERE n.alias = ${row.key}::text)`
+          const itself = "id" in row ? sql`c.id = ${row.id}::uuid` : sql`c.call_key = ${keyNamed(row.key)}`
           const rows = yield* database.run(
             sql<{ id: string; attempts: number }>`
               SELECT c.id, c.attempts FROM calls c WHERE ${itself} AND c.claim = ${claimId}::uuid`.compile(
@@ -232,7 +244,9 @@ export class Ledger extends Context.Service<
           )
           if (rows[0] === undefined) return false
           const held = { callRowId: rows[0].id, claimId, attempt: rows[0].attempts }
-          yield* database.run(settleStatement(held, new NotSent({ reason: "not connected" }), {}))
+          yield* database.run(
+            settleStatement({ held, outcome: new NotSent({ reason: "not connected" }), tookMs: {} }),
+          )
           return true
         }).pipe(
           Effect.orElseSucceed(() => false),
@@ -319,7 +333,7 @@ export class Ledger extends Context.Service<
 
       const claim = Effect.fnUntraced(function* (given: Claiming): Effect.fn.Return<Claimed, DatabaseError> {
         const { announce = Effect.void, ...told } = given
-        const input = { ...told, rowId: crypto.randomUUID(), claimId: crypto.randomUUID() }
+        const input = { ...told, rowId: newRowId(), claimId: crypto.randomUUID() }
         const held = away.find(lookUp.join(input.call))
         if (held !== undefined) return yield* claimHeld(held, input)
         return yield* orAway(
@@ -346,13 +360,24 @@ export class Ledger extends Context.Service<
         const names = namesOfCall(input.call)
         // An answer that was lost may have been a yes: the lease counts from the first time it was asked for.
         const askedAt = untilMs - longestAskedMs
-        // Nearly every call is new. Where another delivery writes the row at the same moment, only a second look shows
-        // what it wrote.
-        const looks = ruleOf(input.call) === "" ? [] : [newClaimStatement]
+        const isOurs = (id: string, attempt: number) =>
+          makeLease({ key, names, callRowId: id, claimId, attempt }, askedAt)
+        const before = (ghosts: string | number | null) => (ghosts === null ? undefined : Number(ghosts))
+        if (ruleOf(input.call) !== "") {
+          const made = yield* claimNew(input, untilMs)
+          if (made !== undefined) {
+            yield* announce
+            yield* tellChanges([madeNow(made)])
+            if (input.taker === undefined) return new Waiting()
+            const ghostsBeforeMs = before(made.ghosts_before_ms)
+            return new Fresh({ lease: isOurs(made.id, 1), known: false, ghostsBeforeMs })
+          }
+        }
         let met = false
-        for (const look of [...looks, claimStatement, claimStatement]) {
+        // Where another delivery writes the row at the same moment, only a second look shows what it wrote.
+        for (let look = 0; look < 2; look++) {
           const rows = yield* database
-            .runUntil(look(input), untilMs)
+            .runUntil(claimStatement(input), untilMs)
             .pipe(Effect.catchIf(isRoomTaken, () => Effect.succeed([])))
           const row = rows[0]
           met = row?.stale === true
@@ -361,17 +386,12 @@ export class Ledger extends Context.Service<
           if (row.moved && (row.won || row.state === "waiting")) yield* announce
           if (row.moved) yield* tellChanges([row])
           if (!row.won) return toKnown(row)
-          const held = makeLease({ key, names, callRowId: row.id, claimId, attempt: row.attempts }, askedAt)
+          const held = isOurs(row.id, row.attempts)
           if (row.resend) {
             const worker = { kind: "fleet", name: row.worker ?? "", url: row.worker_url ?? "" } as const
             return new Resend({ lease: held, worker })
           }
-          const ghosts = row.ghosts_before_ms
-          return new Fresh({
-            lease: held,
-            known: row.known,
-            ghostsBeforeMs: ghosts === null ? undefined : Number(ghosts),
-          })
+          return new Fresh({ lease: held, known: row.known, ghostsBeforeMs: before(row.ghosts_before_ms) })
         }
         return met ? new InFlightElsewhere() : roomTaken
       })
@@ -381,7 +401,7 @@ export class Ledger extends Context.Service<
         answer: string,
         untilMs: number,
       ): Effect.fn.Return<Asked, DatabaseError> {
-        const statement = askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), answer)
+        const statement = askStatement(ask, newRowId(), crypto.randomUUID(), answer)
         // Where a join writes the row at the same moment, only a second look shows what it wrote.
         for (let look = 0; look < 2; look++) {
           const row = (yield* database.runUntil(statement, untilMs))[0]
@@ -439,9 +459,9 @@ export class Ledger extends Context.Service<
           recent.remember(lease.key, outcome)
           const kept = Effect.as(away.settle(lease, outcome, tookMs), undefined)
           if (away.has(lease)) return yield* kept
-          const statement = settleStatement(lease, outcome, tookMs)
+          const settling: Settling = { held: lease, outcome, tookMs }
           const stored = (untilMs: number) =>
-            Effect.map(database.runUntil(statement, untilMs), (rows) => rows[0]?.state)
+            Effect.map(settleAs[outcomeNames[outcome._tag]](settling, untilMs), (row) => row?.state)
           // Whatever the database says, how it ended must not be lost.
           return yield* Effect.catchTag(orAway(stored, kept), "DatabaseUnavailable", () => kept)
         }),

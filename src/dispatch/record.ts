@@ -104,6 +104,9 @@ const writeFor = (
   }
 }
 
+/** True for an event that reaches no database: whatever it says, nothing follows from it. */
+export const movesNothing = (event: WebhookEvent): boolean => writeFor(event, true) === undefined
+
 /**
  * True for an event that is written for its own sake: no caller waits for it. A room's start is not one, for LiveKit
  * sends the caller's join only once that is answered, and an event that moves nothing takes no time to answer.

@@ -1,8 +1,8 @@
 // The statements that keep, move on and end a hand-over.
 
-import { type RawBuilder, sql } from "kysely"
+import { type CompiledQuery, type RawBuilder, sql } from "kysely"
 import { type AttemptOutcome, type CallState, storable } from "../database/schema.ts"
-import { statement } from "../database/statement.ts"
+import { type Batch, batch, statement } from "../database/statement.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import { type Lease, leaseUntil } from "./lease.ts"
 import { type Outcome, outcomeNames } from "./outcome.ts"
@@ -50,42 +50,56 @@ const answerOf = (outcome: Outcome): WorkerAnswer | undefined =>
   "answer" in outcome ? outcome.answer : undefined
 const reasonOf = (outcome: Outcome) => ("reason" in outcome ? outcome.reason : undefined) ?? null
 
-type SettleInput = [held: AttemptRef, outcome: Outcome, tookMs: Record<string, number>]
+/** How an attempt has ended, and what the stages took (ms). */
+export interface Settling {
+  readonly held: AttemptRef
+  readonly outcome: Outcome
+  readonly tookMs: Record<string, number>
+}
+
+interface SettledRow {
+  readonly id: string
+  readonly state: CallState
+}
 
 // The state follows from what all attempts of the call have ended in, whatever the order in which that
 // becomes known: accepted, else whoever still runs decides, else rejected, else uncertain, else waiting.
-const settleAs = (name: AttemptOutcome) =>
-  statement<SettleInput, { state: CallState }>((of) => {
-    const is = (other: AttemptOutcome) => sql<boolean>`${sql.lit(name === other)}`
-    const answer = <A>(value: (answer: WorkerAnswer | undefined) => A) =>
-      of((_, outcome) => value(answerOf(outcome)))
-    const attempt = sql`${of((held) => held.attempt)}::integer`
-    const status = sql`${answer((given) => given?.status ?? null)}::integer`
-    const unsent = sql<number>`c.unsent + ${sql.lit(name === "not-sent" ? 1 : 0)}`
-    const tookMs = sql`${of((_, __, took) => JSON.stringify(took))}::jsonb`
-    // The first accepted answer stays, else the first rejected one.
-    const stores =
-      name === "accepted"
-        ? sql<boolean>`c.outcome IS DISTINCT FROM 'accepted'`
-        : sql<boolean>`${is("rejected")} AND c.answer_status IS NULL`
-    const ifUnsent = (part: RawBuilder<unknown>) => (name === "not-sent" ? part : sql``)
-    return sql`
+const settleAs = (name: AttemptOutcome): Batch<Settling, SettledRow> =>
+  batch(
+    (of) => {
+      const is = (other: AttemptOutcome) => sql<boolean>`${sql.lit(name === other)}`
+      const answer = <A>(value: (answer: WorkerAnswer | undefined) => A) =>
+        of(({ outcome }) => value(answerOf(outcome)))
+      const attempt = sql`${of(({ held }) => held.attempt)}::integer`
+      const status = sql`${answer((given) => given?.status ?? null)}::integer`
+      const unsent = sql<number>`c.unsent + ${sql.lit(name === "not-sent" ? 1 : 0)}`
+      const tookMs = sql`${of((settling) => JSON.stringify(settling.tookMs))}::jsonb`
+      // The first accepted answer stays, else the first rejected one.
+      const stores =
+        name === "accepted"
+          ? sql<boolean>`c.outcome IS DISTINCT FROM 'accepted'`
+          : sql<boolean>`${is("rejected")} AND c.answer_status IS NULL`
+      const ifUnsent = (part: RawBuilder<unknown>) => (name === "not-sent" ? part : sql``)
+      return sql`
       WITH ended AS (
-        UPDATE dispatch_attempts SET outcome = ${sql.lit(name)}, status = ${status},
-          reason = ${of((_, outcome) => reasonOf(outcome))}::text, ended_at = clock_timestamp()
-        WHERE call_id = ${of((held) => held.callRowId)}::uuid AND attempt = ${attempt} AND outcome IS NULL
-        RETURNING call_id, rescue
+        UPDATE dispatch_attempts d SET outcome = ${sql.lit(name)}, status = ${status},
+          reason = ${of(({ outcome }) => reasonOf(outcome))}::text, ended_at = clock_timestamp()
+        FROM given
+        -- Of a small table PostgreSQL believes that hardly any outcome IS NULL, and would read all of it from then on.
+        WHERE d.call_id = ${of(({ held }) => held.callRowId)}::uuid AND d.attempt = ${attempt} AND num_nulls(d.outcome) > 0
+        RETURNING d.call_id, d.rescue, given.*
       ) ${ifUnsent(sql`, taker AS (
         -- A rescue that sent nothing leaves the call with whoever may have had it before.
-        SELECT d.target, d.worker, d.worker_url FROM dispatch_attempts d JOIN ended e ON e.call_id = d.call_id AND e.rescue
-        WHERE d.attempt < ${attempt} AND d.outcome IS DISTINCT FROM 'not-sent'
-        ORDER BY d.attempt DESC LIMIT 1
+        SELECT DISTINCT ON (d.call_id) d.call_id, d.target, d.worker, d.worker_url
+        FROM ended AS given JOIN dispatch_attempts d ON d.call_id = given.call_id
+        WHERE given.rescue AND d.attempt < ${attempt} AND d.outcome IS DISTINCT FROM 'not-sent'
+        ORDER BY d.call_id, d.attempt DESC
       )`)}
       UPDATE calls c SET
         unsent = ${unsent},
         state = CASE
           WHEN ${is("accepted")} OR c.state = 'accepted' THEN 'accepted'
-          WHEN c.state = 'handing' AND c.claim <> ${of((held) => held.claimId)}::uuid THEN 'handing'
+          WHEN c.state = 'handing' AND c.claim <> ${of(({ held }) => held.claimId)}::uuid THEN 'handing'
           WHEN c.outcome = 'accepted' THEN 'accepted'
           WHEN ${is("rejected")} OR c.answer_status IS NOT NULL THEN 'rejected'
           WHEN ${unsent} = c.attempts THEN 'waiting'
@@ -100,19 +114,27 @@ const settleAs = (name: AttemptOutcome) =>
         worker = CASE WHEN t.target IS NULL THEN c.worker WHEN t.target = 'fleet' THEN t.worker END,
         worker_url = CASE WHEN t.target IS NULL THEN c.worker_url ELSE t.worker_url END,
         agent_name = CASE WHEN t.target IS NULL THEN c.agent_name WHEN t.target = 'agent' THEN t.worker END,
-        rescues = c.rescues - ended.rescue::integer,`)}
+        rescues = c.rescues - given.rescue::integer,`)}
         settled_at = clock_timestamp()
-      FROM ended ${ifUnsent(sql`LEFT JOIN taker t ON true`)} WHERE c.id = ended.call_id
-      RETURNING c.state
+      FROM ended AS given ${ifUnsent(sql`LEFT JOIN taker t ON t.call_id = given.call_id`)} WHERE c.id = given.call_id
+      RETURNING c.id, c.state
     `
-  })
+    },
+    {
+      nameOf: ({ held }) => held.callRowId,
+      nameIn: ({ id }) => id,
+      orderOf: ({ held }) => held.callRowId,
+    },
+  )
 
-const settling = {
+/** Stores how attempts have ended, and what the stages took, once: by their outcomes. */
+export const settlings: { readonly [outcome in AttemptOutcome]: Batch<Settling, SettledRow> } = {
   "not-sent": settleAs("not-sent"),
   accepted: settleAs("accepted"),
   rejected: settleAs("rejected"),
   ambiguous: settleAs("ambiguous"),
-} satisfies Record<AttemptOutcome, unknown>
+}
 
-/** Stores how an attempt has ended, and what the stages took, once. */
-export const settleStatement = (...input: SettleInput) => settling[outcomeNames[input[1]._tag]](...input)
+/** The same for one attempt. */
+export const settleStatement = (settling: Settling): CompiledQuery<SettledRow> =>
+  settlings[outcomeNames[settling.outcome._tag]].statement([settling])

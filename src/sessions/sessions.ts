@@ -2,6 +2,7 @@
 
 import { Context, Effect, Layer } from "effect"
 import { sql } from "kysely"
+import { Bounded } from "../bounded.ts"
 import { roomKey } from "../calls/call.ts"
 import { changeColumns, type LogChange, tellChanges } from "../calls/changes.ts"
 import { Database } from "../database/database.ts"
@@ -76,16 +77,11 @@ export class Sessions extends Context.Service<
     Sessions,
     Effect.gen(function* () {
       const database = yield* Database
-      const remembered = new Set<string>()
-      const remember = (key: string) => {
-        if (remembered.size >= mostRemembered)
-          for (const oldest of remembered) if (remembered.delete(oldest)) break
-        remembered.add(key)
-      }
+      const remembered = new Bounded<true>(mostRemembered)
       const move = Effect.fnUntraced(function* (event: WebhookEvent, what: "seen" | "started" | "finished") {
         const rows = yield* database.run(movedStatement(event, what))
         yield* tellChanges(rows.filter((row) => row.changed === true))
-        remember(roomKey(event))
+        remembered.put(roomKey(event), true)
         const from = rows[0]?.was ?? "ready"
         const to = rows[0]?.now ?? from
         if (from !== to) yield* Effect.logInfo(`Session ${to}`, { room_sid: event.room.sid })

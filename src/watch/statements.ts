@@ -1,8 +1,9 @@
 // The statements of the watch: which calls are due, and what becomes of them. When a call is due next, `watch_call`
-// says (sql/0008_watch_answered.sql).
+// says (sql/0010_settle_in_place.sql).
 
 import { sql } from "kysely"
 import { query } from "../database/schema.ts"
+import { leaseMs } from "../dispatch/lease.ts"
 import { isStill, type SeenCall, wasRescued } from "../dispatch/rescue-statement.ts"
 
 type Ms = string | number | null
@@ -42,12 +43,17 @@ const lookedAfterFor = sql.lit("15 seconds")
 
 /** Ends hand-overs whose lease has lapsed: what became of them nobody knows, unless an earlier one was answered. */
 export const lapseStatement = sql<{ call_key: string; sip_call_id: string | null }>`
-  WITH due AS (
-    SELECT id FROM calls
-    WHERE ${isDue} AND state = 'handing' AND lease_until <= clock_timestamp()
-    ORDER BY watch_at LIMIT 100 FOR UPDATE SKIP LOCKED
+  WITH dead AS (
+    SELECT d.call_id, d.attempt FROM dispatch_attempts d
+    WHERE d.outcome IS NULL AND NOT d.lapsed AND d.started_at <= ${now} - ${sql.lit(`${leaseMs} milliseconds`)}::interval
+      AND NOT EXISTS (
+        SELECT FROM calls c WHERE c.id = d.call_id AND c.state = 'handing' AND c.lease_until > clock_timestamp())
+    ORDER BY d.started_at LIMIT 100 FOR UPDATE SKIP LOCKED
+  ), known AS (
+    UPDATE dispatch_attempts d SET lapsed = true FROM dead WHERE d.call_id = dead.call_id AND d.attempt = dead.attempt
   )
-  UPDATE calls c SET state = state_after(c) FROM due WHERE c.id = due.id
+  UPDATE calls c SET state = state_after(c)
+  WHERE c.id IN (SELECT call_id FROM dead) AND c.state = 'handing' AND c.lease_until <= clock_timestamp()
   RETURNING c.call_key, c.sip_call_id
 `.compile(query)
 

@@ -11,6 +11,7 @@ import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { query } from "../../src/database/schema.ts"
 import { Ledger } from "../../src/dispatch/ledger.ts"
+import { Accepted } from "../../src/dispatch/outcome.ts"
 import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
@@ -146,6 +147,60 @@ describe.each(databaseKinds)("on %s", (kind) => {
       expect((await runtime.runPromise(nobody))._tag).toBe("Waiting")
       const claims = await Promise.all(Array.from({ length: 6 }, () => runtime.runPromise(claim(id))))
       expect(claims.map(({ _tag }) => _tag).sort()).toEqual(["Fresh", ...Array(5).fill("InFlightElsewhere")])
+    }
+  })
+
+  it("of many calls that reach two replicas at once each is handed over once, and settled as it ended", async () => {
+    const ids = Array.from({ length: 60 }, (_, n) => `SCL_many_${n}`)
+    const inTurn = (ledger: Ledger["Service"], order: ReadonlyArray<string>) =>
+      Effect.forEach(
+        order,
+        (id) =>
+          Effect.gen(function* () {
+            const call = makeCall(id)
+            const rules = { idempotentUrls: [], explanation: { took_ms: {} }, answerWithinMs: 20_000 }
+            const claimed = yield* ledger.claim({ call, taker: worker("a"), ...rules })
+            if (claimed._tag !== "Fresh") return { id, told: claimed._tag, state: undefined }
+            const answer = { status: 200, contentType: "text/plain", body: new TextEncoder().encode(id) }
+            const state = yield* ledger.settle(claimed.lease, new Accepted({ answer }), { relay: 1 })
+            return { id, told: "Fresh", state }
+          }),
+        { concurrency: "unbounded" },
+      )
+    const play = Effect.gen(function* () {
+      const ledger = yield* Ledger
+      const other = yield* Effect.provide(Ledger, Layer.provide(Layer.fresh(Ledger.layer), backlog))
+      const { run } = yield* Database
+      const told = yield* Effect.all([inTurn(ledger, ids), inTurn(other, ids.toReversed())], {
+        concurrency: "unbounded",
+      })
+      const rows = yield* run(
+        query
+          .selectFrom("calls")
+          .innerJoin("dispatch_attempts", "call_id", "id")
+          .select([
+            "call_key",
+            "state",
+            "attempts",
+            "answer_body",
+            "dispatch_attempts.outcome",
+            "explanation",
+          ])
+          .where("call_key", "like", "SCL_many_%"),
+      )
+      return { told: told.flat(), rows }
+    })
+    const { rows, told } = await runtime.runPromise(play)
+    const fresh = told.filter((one) => one.told === "Fresh")
+    expect(fresh.map(({ id }) => id).toSorted()).toEqual(ids.toSorted())
+    expect(fresh.every(({ state }) => state === "accepted")).toBe(true)
+    const known = ["Fresh", "InFlightElsewhere", "AlreadyAccepted"]
+    expect(told.filter((one) => !known.includes(one.told))).toEqual([])
+    expect(rows).toHaveLength(ids.length)
+    for (const row of rows) {
+      expect(row).toMatchObject({ state: "accepted", attempts: 1, outcome: "accepted" })
+      expect(row.explanation).toEqual({ took_ms: { relay: 1 } })
+      expect(new TextDecoder().decode(row.answer_body ?? undefined)).toBe(row.call_key)
     }
   })
 

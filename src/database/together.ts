@@ -1,0 +1,101 @@
+// What several ask at the same time, in one statement: it costs hardly more than what one asks alone.
+//
+// Nobody waits for company: a statement takes whoever is there when it begins, and while it is under way, those who
+// come gather for the next.
+
+import { setImmediate } from "node:timers"
+import { Cause, Effect, Exit, Option } from "effect"
+import type { Database } from "./database.ts"
+import { type DatabaseError, isOfStatement } from "./errors.ts"
+import type { Batch } from "./statement.ts"
+
+const most = 32
+
+// A statement that waits for a lock must not hold up those who have nothing to do with it.
+const patienceMs = 10
+
+interface Asked<Input, Row> {
+  readonly input: Input
+  readonly name: string
+  readonly order: string
+  readonly untilMs: number
+  readonly answer: (answer: Effect.Effect<Row | undefined, DatabaseError>) => void
+}
+
+/** Whether it may have been one of several that failed for all: a statement that was refused, or could not be made. */
+const mayBeOnes = (cause: Cause.Cause<DatabaseError>) =>
+  Option.match(Cause.findErrorOption(cause), { onNone: () => true, onSome: isOfStatement })
+
+/** The row that is about the input, `undefined` where there is none; fails like `Database.runUntil`. */
+export type Together<Input, Row> = (
+  input: Input,
+  untilMs: number,
+) => Effect.Effect<Row | undefined, DatabaseError>
+
+/** Runs a batch for each who asks, with whoever else asks. What the database refuses of several, each asks alone. */
+export const together = <Input, Row>(
+  database: Database["Service"],
+  { nameIn, nameOf, orderOf, statement }: Batch<Input, Row>,
+): Together<Input, Row> => {
+  let gathered: Array<Asked<Input, Row>> = []
+  let underWay = 0
+  let begunAt = 0
+  let planned = false
+
+  const run = (some: ReadonlyArray<Asked<Input, Row>>): void => {
+    underWay++
+    begunAt = performance.now()
+    const untilMs = Math.min(...some.map((asked) => asked.untilMs))
+    const asking = Effect.suspend(() => database.runUntil(statement(some.map(({ input }) => input)), untilMs))
+    Effect.runFork(asking).addObserver((exit) => {
+      underWay--
+      if (Exit.isSuccess(exit)) {
+        const rows = new Map(exit.value.map((row) => [nameIn(row), row]))
+        for (const { answer, name } of some) answer(Effect.succeed(rows.get(name)))
+      } else if (some.length > 1 && mayBeOnes(exit.cause)) for (const asked of some) run([asked])
+      else for (const { answer } of some) answer(Effect.failCause(exit.cause))
+      begin()
+    })
+  }
+
+  const begin = () => {
+    planned = false
+    if (gathered.length === 0) return
+    const names = new Set<string>()
+    const taken: typeof gathered = []
+    const left: typeof gathered = []
+    for (const asked of gathered) {
+      const fits = taken.length < most && !names.has(asked.name)
+      names.add(asked.name)
+      ;(fits ? taken : left).push(asked)
+    }
+    gathered = left
+    run(taken.sort((one, other) => (one.order < other.order ? -1 : one.order > other.order ? 1 : 0)))
+    if (gathered.length > 0) plan()
+  }
+
+  const plan = () => {
+    if (planned) return
+    if (underWay === 0) setImmediate(begin)
+    // The embedded database does one thing after the other.
+    else if (database.kind === "embedded") return
+    else setTimeout(begin, Math.max(0, begunAt + patienceMs - performance.now()))
+    planned = true
+  }
+
+  return (input, untilMs) =>
+    Effect.callback((resume) => {
+      const asked: Asked<Input, Row> = {
+        input,
+        name: nameOf(input),
+        order: orderOf(input),
+        untilMs,
+        answer: resume,
+      }
+      gathered.push(asked)
+      plan()
+      return Effect.sync(() => {
+        gathered = gathered.filter((one) => one !== asked)
+      })
+    })
+}
