@@ -38,6 +38,9 @@ const hook = (globalThis as { [name: symbol]: unknown })[Symbol.for("switchhook.
   | FailpointHook
   | undefined
 
+/** Whether somebody wants to know of the steps. */
+export const isWatched: boolean = hook !== undefined
+
 /** Marks a step. Does nothing, unless a test is there. */
 export const failpoint: (...step: Parameters<FailpointHook>) => Effect.Effect<void> =
   hook === undefined ? () => Effect.void : (...step) => Effect.promise(async () => hook(...step))

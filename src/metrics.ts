@@ -298,6 +298,15 @@ const watchStage = <A, E, R>(
     })
   })
 
+/** Measures a stage that waits for nothing, and says how many milliseconds it took. */
+export const timedNow = <A>(stage: string, run: () => A): { readonly value: A; readonly ms: number } => {
+  const startedAt = performance.now()
+  const value = run()
+  const ms = performance.now() - startedAt
+  stages.update(ms / 1_000, stage)
+  return { value, ms }
+}
+
 /** Measures how long a stage takes, however it ends. */
 export const timed =
   (stage: string) =>

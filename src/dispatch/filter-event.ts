@@ -3,9 +3,17 @@
 import { Effect } from "effect"
 import type { LegEvent } from "../calls/call.ts"
 import type { WebhookEvent } from "../webhook/event.ts"
-import { type Ignored, ignore } from "./ignored.ts"
+import { Ignored } from "./ignored.ts"
 
-export const filterEvent = (event: WebhookEvent): Effect.Effect<LegEvent, Ignored> =>
+const notAJoin = new Ignored({ stage: "event", why: "not a join" })
+
+/** The join of a participant, or why it is none. */
+export const joinOf = (event: WebhookEvent): LegEvent | Ignored =>
   event.event === "participant_joined" && event.participant !== undefined
-    ? Effect.succeed({ event, participant: event.participant })
-    : ignore("event", "not a join")
+    ? { event, participant: event.participant }
+    : notAJoin
+
+export const filterEvent = (event: WebhookEvent): Effect.Effect<LegEvent, Ignored> => {
+  const joined = joinOf(event)
+  return "_tag" in joined ? Effect.fail(joined) : Effect.succeed(joined)
+}

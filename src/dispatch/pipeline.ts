@@ -5,37 +5,35 @@ import { type Call, callKey } from "../calls/call.ts"
 import { TrunkDirectory } from "../carriers/trunk-directory.ts"
 import { Settings } from "../config.ts"
 import type { DatabaseError } from "../database/errors.ts"
-import { failpoint } from "../failpoint.ts"
+import { failpoint, isWatched } from "../failpoint.ts"
 import { aside, Load, type Overloaded } from "../load.ts"
 import { countEvent, countReplay, measured, timed } from "../metrics.ts"
 import type { SessionMoved } from "../sessions/sessions.ts"
-import type { InvalidPayload, WebhookEvent } from "../webhook/event.ts"
+import type { WebhookEvent } from "../webhook/event.ts"
 import type { Keys } from "../webhook/keys.ts"
-import type { InvalidSignature, MissingAuth } from "../webhook/signature.ts"
-import { authenticate, type SignedRequest } from "./authenticate.ts"
+import {
+  type Authentic,
+  authenticate,
+  authenticityOf,
+  type NotAuthentic,
+  type SignedRequest,
+} from "./authenticate.ts"
 import type { Replay } from "./claim.ts"
 import { didFallback } from "./did-fallback.ts"
 import { dialedFrom, type Explanation, explain, whyOf } from "./explanation.ts"
 import { extractAttributes } from "./extract-attributes.ts"
-import { filterEvent } from "./filter-event.ts"
+import { filterEvent, joinOf } from "./filter-event.ts"
 import { filterLeg } from "./filter-leg.ts"
 import { filterParticipant } from "./filter-participant.ts"
 import { filterRoom } from "./filter-room.ts"
 import { type HandedOver, type HandOverError, type HandOverNeeds, handOver } from "./hand-over.ts"
-import type { Ignored } from "./ignored.ts"
-import { onlyTells, type RecordNeeds, record, recordShared } from "./record.ts"
+import { Ignored } from "./ignored.ts"
+import { movesNothing, onlyTells, type RecordNeeds, record, recordShared } from "./record.ts"
 import { route } from "./route.ts"
 import { release, selectTaker } from "./select-taker.ts"
 
 /** Every way in which a webhook can end without a worker's or the ledger's answer. */
-export type PipelineError =
-  | MissingAuth
-  | InvalidSignature
-  | InvalidPayload
-  | Ignored
-  | Overloaded
-  | HandOverError
-  | DatabaseError
+export type PipelineError = NotAuthentic | Ignored | Overloaded | HandOverError | DatabaseError
 
 /** The answer of a worker or of the ledger; `replayed` where this delivery handed nothing over itself. */
 export interface Dispatched {
@@ -79,27 +77,49 @@ const unlessTooMuch = Effect.fnUntraced(function* (event: WebhookEvent) {
   if (load.refuses("record") && onlyTells(event, yield* Settings)) yield* load.refuse("record")
 })
 
+/**
+ * How a request ends that needs nobody and nothing, as most do: its event moves nothing, and is passed by. Else what it
+ * is, for `dispatch`; `undefined` where that is to look for itself.
+ */
+export const endAtOnce = (
+  keys: Keys["Service"],
+  request: SignedRequest,
+): Ignored | Authentic | NotAuthentic | undefined => {
+  if (isWatched) return undefined
+  const known = authenticityOf(keys, request)
+  if (known._tag !== "Authentic") return known
+  const { event } = known
+  const joined = joinOf(event)
+  if (!(joined instanceof Ignored) || !movesNothing(event)) return known
+  countEvent(event.event, joined._tag)
+  return joined
+}
+
 // A generator function that is made for each event costs more than what it does: these are made once.
 const stages = Effect.fnUntraced(function* (
   request: SignedRequest,
   seen: { event: string | undefined },
+  known: Authentic | NotAuthentic | undefined,
 ): Effect.fn.Return<Dispatched, PipelineError, PipelineNeeds> {
   yield* failpoint("received", request.body)
-  const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
+  const { event, ms } = yield* authenticate(request, known)
   yield* failpoint("verified", request.body)
   seen.event = event.event
   yield* unlessTooMuch(event)
-  yield* timed("record")(record(event, { claims: true }))
+  if (!movesNothing(event)) yield* timed("record")(record(event, { claims: true }))
   yield* failpoint("recorded", request.body)
   const call = yield* callOf(event, ms)
   return yield* Effect.annotateLogs(dispatchCall(call), "call_id", call.callId || call.key)
 })
 
-/** Verifies, records, filters, extracts, routes, selects, claims, hands over. */
-export const dispatch = (request: SignedRequest): Effect.Effect<Dispatched, PipelineError, PipelineNeeds> =>
+/** Verifies, records, filters, extracts, routes, selects, claims, hands over; `known` as `endAtOnce` has seen it. */
+export const dispatch = (
+  request: SignedRequest,
+  known?: Authentic | NotAuthentic,
+): Effect.Effect<Dispatched, PipelineError, PipelineNeeds> =>
   Effect.suspend(() => {
     const seen: { event: string | undefined } = { event: undefined }
-    return Effect.onExit(stages(request, seen), (exit) => {
+    return Effect.onExit(stages(request, seen, known), (exit) => {
       if (Exit.isSuccess(exit)) countEvent(seen.event, exit.value.replayed ? "Replayed" : "HandedOver")
       const error = Exit.findErrorOption(exit)
       if (Option.isSome(error)) countEvent(seen.event, error.value._tag)
@@ -125,8 +145,8 @@ const decided = (...what: Parameters<typeof explain>) => {
 /** Verifies and decides like `dispatch`, and writes, claims and hands over nothing. */
 export const rehearse = Effect.fnUntraced(function* (
   request: SignedRequest,
-): Effect.fn.Return<Rehearsed, MissingAuth | InvalidSignature | InvalidPayload, PipelineNeeds> {
-  const { ms, value: event } = yield* measured("authenticate")(authenticate(request))
+): Effect.fn.Return<Rehearsed, NotAuthentic, PipelineNeeds> {
+  const { event, ms } = yield* authenticate(request)
   return yield* callOf(event, ms).pipe(
     Effect.flatMap((call) =>
       Effect.map(measured("select")(selectTaker(call.decision)), (selected) => ({ call, selected })),
@@ -155,13 +175,13 @@ export interface Received {
 }
 
 /** Every way in which an event that is only recorded can fail. */
-export type ReceiveError = MissingAuth | InvalidSignature | InvalidPayload | DatabaseError
+export type ReceiveError = NotAuthentic | DatabaseError
 
 /** Verifies and records, like `dispatch`, and hands nothing over. */
 export const receive = Effect.fnUntraced(function* (
   request: SignedRequest,
 ): Effect.fn.Return<Received, ReceiveError, Keys | RecordNeeds> {
-  const event = yield* timed("authenticate")(authenticate(request))
+  const { event } = yield* authenticate(request)
   const session = yield* timed("record")(record(event, { claims: false })).pipe(
     Effect.tapError((error) => Effect.sync(() => countEvent(event.event, error._tag))),
   )

@@ -1,10 +1,11 @@
 // What became of the calls that this process has seen: for the time the database is away, and nobody else could say so,
 // and for whoever delivers an event again that has its answer.
 
+import { Bounded } from "../bounded.ts"
 import type { WorkerAnswer } from "../fleet/worker-client.ts"
 import type { Outcome } from "./outcome.ts"
 
-const mostRemembered = 20_000
+const mostRemembered = 10_000
 const longestBody = 1024
 
 const small = (answer: WorkerAnswer): WorkerAnswer =>
@@ -29,32 +30,27 @@ export interface Recent {
   readonly hasLeft: (key: string, joinedAtMs: number) => boolean
 }
 
-/** Bounded: the oldest call goes first, and of a large answer only that there was one is kept. */
+/** Bounded: the oldest calls go first, and of a large answer only that there was one is kept. */
 export const makeRecent = (): Recent => {
-  const calls = new Map<string, Outcome>()
-  const rooms = new Map<string, string>()
-  const leaves = new Map<string, number>()
-  const answers = new Map<string, WorkerAnswer>()
-  const put = <A>(map: Map<string, A>, key: string, value: A) => {
-    map.delete(key)
-    map.set(key, value)
-    if (map.size > mostRemembered) map.delete(map.keys().next().value ?? "")
-  }
+  const calls = new Bounded<Outcome>(mostRemembered)
+  const rooms = new Bounded<string>(mostRemembered)
+  const leaves = new Bounded<number>(mostRemembered)
+  const answers = new Bounded<WorkerAnswer>(mostRemembered)
   return {
-    enter: (room, key) => put(rooms, room, key),
+    enter: (room, key) => rooms.put(room, key),
     callIn: (room) => rooms.get(room),
     remember: (key, outcome) => {
       if (outcome._tag === "NotSent" || calls.get(key)?._tag === "Accepted") return
-      put(calls, key, "answer" in outcome ? { ...outcome, answer: small(outcome.answer) } : outcome)
+      calls.put(key, "answer" in outcome ? { ...outcome, answer: small(outcome.answer) } : outcome)
     },
     find: (key) => calls.get(key),
     answer: (eventName, answer) => {
       // Of a large one the database has all.
       if (eventName === "" || answers.has(eventName) || answer.body.length > longestBody) return
-      put(answers, eventName, answer)
+      answers.put(eventName, answer)
     },
     answerTo: (eventName) => answers.get(eventName),
-    leave: (key, joinedAtMs) => put(leaves, key, Math.max(joinedAtMs, leaves.get(key) ?? 0)),
+    leave: (key, joinedAtMs) => leaves.put(key, Math.max(joinedAtMs, leaves.get(key) ?? 0)),
     // A leave ends only joins that are not later than its own.
     hasLeft: (key, joinedAtMs) => (leaves.get(key) ?? -1) >= joinedAtMs,
   }

@@ -1,6 +1,6 @@
 // What all URLs that are posted to do before and after their own work: who may call, and how much.
 
-import { Effect, Option } from "effect"
+import { type Context, Effect, Option } from "effect"
 import { HttpServerRequest, type HttpServerResponse } from "effect/http"
 import { Settings } from "../config.ts"
 import { type Kind, Load, type LoadShape } from "../load.ts"
@@ -34,6 +34,13 @@ export interface Posted<E extends { readonly _tag: string }, R> {
   /** Whether `before` would find a signature, for certain. */
   readonly isSigned: (headers: Headers) => boolean
   readonly work: (body: Uint8Array, headers: Headers) => Effect.Effect<Answer, E, R>
+  /** The same for what needs nobody else: the answer, or the work that is left to do; `undefined` where that is all. */
+  readonly atOnce?: (
+    context: Context.Context<R>,
+  ) => (
+    body: Uint8Array,
+    headers: Headers,
+  ) => Answer | { readonly left: Effect.Effect<Answer, E, R> } | undefined
   /** The URL's own answer to any failure. */
   readonly inForm: (failure: E | Refusal) => Effect.Effect<Answer>
 }
@@ -73,6 +80,11 @@ const countUnsigned = (limit: RateLimit["Service"], sender: Sender): RateLimited
   return { _tag: "RateLimited", retryAfterSeconds: taken.retryAfterSeconds }
 }
 
+/** Notes that the sender has sent something that is validly signed. */
+export const vouchFor = (limit: RateLimit["Service"], { counted, source }: Sender): void => {
+  if (!counted) limit.vouch(source.bucket)
+}
+
 /** The answer to a request: what its work has come to, or the failure in the URL's own form. */
 export const concluded = <E extends { readonly _tag: string }, R>(
   { inForm }: Posted<E, R>,
@@ -83,10 +95,11 @@ export const concluded = <E extends { readonly _tag: string }, R>(
   work.pipe(
     Effect.matchEffect({
       onSuccess: (answer) => {
-        if (!sender.counted) limit.vouch(sender.source.bucket)
+        vouchFor(limit, sender)
         return Effect.succeed(answer)
       },
       onFailure: (error) => {
+        if (error._tag === "Ignored") vouchFor(limit, sender)
         const limited = unsigned.has(error._tag) ? countUnsigned(limit, sender) : undefined
         if (limited === undefined && withoutEvent.has(error._tag)) countEvent(undefined, error._tag)
         return Effect.andThen(tellRefusal(error), inForm(limited ?? error))

@@ -5,13 +5,21 @@
 
 import type { EventEmitter } from "node:events"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
-import { Effect } from "effect"
+import { type Context, Effect } from "effect"
 import { Settings, type SettingsShape } from "../config.ts"
 import { type Kind, Load } from "../load.ts"
 import { type BrokenOff, failureAnswer } from "./answers.ts"
 import { free } from "./bodies.ts"
 import { RateLimit } from "./rate-limit.ts"
-import { type Answer, concluded, type Headers, type Posted, type Sender, tooMuchAs } from "./receiving.ts"
+import {
+  type Answer,
+  concluded,
+  type Headers,
+  type Posted,
+  type Sender,
+  tooMuchAs,
+  vouchFor,
+} from "./receiving.ts"
 import { isAllowed, type Source, sourceOf } from "./source.ts"
 import { faultOf } from "./well-formed.ts"
 
@@ -77,29 +85,46 @@ const takenFrom = (
   return isAllowed(source, allowedSources) ? source : undefined
 }
 
-/** A URL as it is seen from here: whatever came of a request, there is an answer. */
+/** The same, where a mistake of ours must come to light in the work, which tells of it and answers. */
+const orLater = <A>(now: () => A): A | undefined => {
+  try {
+    return now()
+  } catch {
+    return undefined
+  }
+}
+
+/** What answers a request with that body, `undefined` where it broke off: whatever comes of it, there is an answer. */
+export type AnswerTo<R> = (
+  body: Uint8Array | undefined,
+  headers: Headers,
+  sender: Sender,
+) => Answer | { readonly later: Effect.Effect<Answer, never, R> }
+
+/** A URL as it is seen from here. */
 export interface Straight<R> {
   readonly kind: Kind
   readonly isSigned: (headers: Headers) => boolean
-  /** To a request with that body, `undefined` where it broke off. */
-  readonly answerTo: (
-    body: Uint8Array | undefined,
-    headers: Headers,
-    sender: Sender,
-    limit: RateLimit["Service"],
-  ) => Effect.Effect<Answer, never, R>
+  readonly answerWith: (context: Context.Context<R>, limit: RateLimit["Service"]) => AnswerTo<R>
 }
 
 export const straight = <E extends { readonly _tag: string }, R>(posted: Posted<E, R>): Straight<R> => ({
   kind: posted.kind,
   isSigned: posted.isSigned,
-  answerTo: (body, headers, sender, limit) =>
-    concluded(
-      posted,
-      limit,
-      sender,
-      body === undefined ? Effect.fail(brokenOff) : posted.work(body, headers),
-    ),
+  answerWith: (context, limit) => {
+    const atOnce = posted.atOnce?.(context)
+    return (body, headers, sender) => {
+      const later = (work: Effect.Effect<Answer, E | BrokenOff, R>) => ({
+        later: concluded<E, R>(posted, limit, sender, work),
+      })
+      if (body === undefined) return later(Effect.fail(brokenOff))
+      const known = orLater(() => atOnce?.(body, headers))
+      if (known === undefined) return later(posted.work(body, headers))
+      if ("left" in known) return later(known.left)
+      vouchFor(limit, sender)
+      return known
+    }
+  },
 })
 
 /** Takes the URLs by their paths. */
@@ -110,16 +135,21 @@ export const makeTake = <R>(
     const settings = yield* Settings
     const limit = yield* RateLimit
     const load = yield* Load
-    const run = Effect.runForkWith(yield* Effect.context<R>())
+    const context = yield* Effect.context<R>()
+    const run = Effect.runForkWith(context)
+    const taken = new Map(
+      [...urls].map(([path, url]) => [path, { ...url, answerTo: url.answerWith(context, limit) }]),
+    )
     return (incoming, response) => {
-      const url = incoming.method === "POST" ? urls.get(incoming.url ?? "") : undefined
+      const url = incoming.method === "POST" ? taken.get(incoming.url ?? "") : undefined
       if (url === undefined) return false
       const source = takenFrom(incoming, url.isSigned, settings)
       if (source === undefined || tooMuchAs(load, limit, url.kind, source) !== undefined) return false
       const sender: Sender = { source, counted: false }
       hear(incoming, (body) => {
-        const answered = url.answerTo(body, incoming.headers, sender, limit)
-        const fiber = run(Effect.map(answered, (answer) => sendAny(response, answer)))
+        const answer = url.answerTo(body, incoming.headers, sender)
+        if (!("later" in answer)) return sendAny(response, answer)
+        const fiber = run(Effect.map(answer.later, (told) => sendAny(response, told)))
         // Whoever has hung up waits for nothing; what must be done all the same does not run in this fiber.
         if (fiber.pollUnsafe() === undefined)
           response.once("close", () => response.writableEnded || fiber.interruptUnsafe())

@@ -1,20 +1,22 @@
 // LiveKit's URLs, and that of whoever asks which agent to dispatch: raw bytes in, the answer in the URL's own form out.
 
-import { Effect, type Layer } from "effect"
+import { Context, Effect, type Layer } from "effect"
 import { HttpRouter, type HttpServerRequest, HttpServerResponse } from "effect/http"
 import { Settings } from "../config.ts"
 import { type AskNeeds, ask } from "../dispatch/ask.ts"
 import {
   dispatch,
+  endAtOnce,
   type PipelineError,
   type PipelineNeeds,
   type ReceiveError,
   receive,
   rehearse,
 } from "../dispatch/pipeline.ts"
-import { admit, type Overloaded } from "../load.ts"
+import { admit, Load, type Overloaded } from "../load.ts"
 import type { InvalidPayload } from "../webhook/event.ts"
 import { verifyHmac } from "../webhook/hmac.ts"
+import { Keys } from "../webhook/keys.ts"
 import { type InvalidSignature, MissingAuth, verifySignature } from "../webhook/signature.ts"
 import { answer, failureAnswer, problem, sessionAnswer, sessionFailure } from "./answers.ts"
 import {
@@ -41,16 +43,30 @@ const signed = (body: Uint8Array, headers: Headers) => ({
   body,
 })
 
+const dispatched = (...given: Parameters<typeof dispatch>) =>
+  Effect.map(admit("call", dispatch(...given)), ({ end, replayed }) => answer(end, replayed))
+
+const isRehearsal = (headers: Headers) => headers[dryRunHeader] === "true"
+
 const onDispatch: Posted<PipelineError, PipelineNeeds> = {
   ...withToken,
   kind: "call",
-  work: (body, headers) => {
-    const request = signed(body, headers)
-    return headers[dryRunHeader] === "true"
-      ? Effect.map(admit("record", rehearse(request)), (rehearsed) =>
+  work: (body, headers) =>
+    isRehearsal(headers)
+      ? Effect.map(admit("record", rehearse(signed(body, headers))), (rehearsed) =>
           HttpServerResponse.jsonUnsafe({ ok: true, dry_run: true, ...rehearsed }),
         )
-      : Effect.map(admit("call", dispatch(request)), ({ end, replayed }) => answer(end, replayed))
+      : dispatched(signed(body, headers)),
+  atOnce: (context) => {
+    const keys = Context.get(context, Keys)
+    const load = Context.get(context, Load)
+    return (body, headers) => {
+      if (isRehearsal(headers) || load.refuses("call")) return undefined
+      const request = signed(body, headers)
+      const known = endAtOnce(keys, request)
+      if (known === undefined) return undefined
+      return known._tag === "Ignored" ? answer(known) : { left: dispatched(request, known) }
+    }
   },
   inForm: (failure) => Effect.succeed(answer(failure)),
 }

@@ -668,6 +668,25 @@ describe.each(runtimes)("with several replicas on %s", (runtime) => {
     expect(byNumber).toHaveLength(333)
     expect(new Set(byNumber).size).toBe(333)
 
+    // Its calls are those to each number that it had, and none of another DID that has had one of them.
+    const did = made(await admin("dids.create", {}, { number: "+15550000001" }))
+    good(await admin("dids.update", { id: did.id }, { number: "+15550000002" }))
+    const ofDid = await database.query<{ id: string }>(
+      `UPDATE calls SET did_id = $1::uuid, dialed_e164 = CASE WHEN mod(started_at_ms, 2) = 0 THEN dialed_e164 ELSE '+15550000002' END
+       WHERE worker = 'w' AND dialed_e164 IS NOT NULL AND mod(started_at_ms, 5) > 0 RETURNING id`,
+      [did.id],
+    )
+    const byDid = () => walk(admin, "calls.list", { limit: 11, did: did.id })
+    const walkedDid = await byDid()
+    expect(idsOf(walkedDid).toSorted()).toEqual(ofDid.map(({ id }) => id).toSorted())
+    expect(new Set(walkedDid.map(({ dialed_e164 }) => dialed_e164)).size).toBe(2)
+    const times = walkedDid.map(({ started_at }) => started_at)
+    expect(times).toEqual(times.toSorted().toReversed())
+    const both = { did: did.id, number: "+15550000001" }
+    expect(await walk(admin, "calls.list", both)).not.toEqual([])
+    good(await admin("dids.delete", { id: did.id }))
+    expect(await byDid()).toEqual(walkedDid)
+
     // Two needles, more than one share of the search apart.
     const needles = [
       ...(await insert(1, base - 10_000_000, "needle")),
