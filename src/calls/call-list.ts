@@ -106,8 +106,17 @@ const narrow = sql`c.id, c.started_at_ms, c.direction, c.status, c.state, c.outc
 /** The newest calls that the indexes find: an OR over two of them would have to sort all it finds. */
 const found = (filter: CallFilter, after: Key | undefined, limit: number): RawBuilder<unknown> => {
   const conditions = indexed(filter, after)
-  const newest = (...more: ReadonlyArray<RawBuilder<unknown>>) => sql`
-    SELECT ${narrow} FROM calls c WHERE ${all([...more, ...conditions])} ${newestFirst} LIMIT ${limit}::integer`
+  const { did } = filter
+  const newest = (...more: ReadonlyArray<RawBuilder<unknown>>) => {
+    const some = (...numbered: ReadonlyArray<RawBuilder<unknown>>) => sql`
+      SELECT ${narrow} FROM calls c WHERE ${all([...numbered, ...more, ...conditions])}
+      ${newestFirst} LIMIT ${limit}::integer`
+    if (did === undefined || "number" in did) return some()
+    // Calls are found by the number that was dialed, and a DID may have had several.
+    return sql`
+      SELECT c.* FROM did_numbers n CROSS JOIN LATERAL (${some(sql`c.dialed_e164 = n.number`)}) c
+      WHERE n.did_id = ${did.id}::uuid ${newestFirst} LIMIT ${limit}::integer`
+  }
   const { number } = filter
   if (number === undefined) return newest()
   return sql`

@@ -21,6 +21,7 @@ import {
   valuesOf,
 } from "./call-row.ts"
 import { changeColumns, type LogChange, loggedOf, tellChanges } from "./changes.ts"
+import { newRowId } from "./row-id.ts"
 
 /** How the caller's leg has ended. */
 export interface Leave {
@@ -133,14 +134,14 @@ export class CallLog extends Context.Service<
       const database = yield* Database
       return CallLog.of({
         recordJoin: (call) =>
-          database.run(joinStatement(call, crypto.randomUUID())).pipe(
+          database.run(joinStatement(call, newRowId())).pipe(
             Effect.flatMap(tellChanges),
             // The other leg of the two was faster, and this one is somebody we called.
             Effect.catchIf(isRoomTaken, () => Effect.void),
           ),
         recordLeave: (call, leave) =>
-          Effect.flatMap(database.run(leaveStatement(call, crypto.randomUUID(), leave)), tellChanges),
-        recordOutbound: (leg) => Effect.asVoid(database.run(outboundStatement(leg, crypto.randomUUID()))),
+          Effect.flatMap(database.run(leaveStatement(call, newRowId(), leave)), tellChanges),
+        recordOutbound: (leg) => Effect.asVoid(database.run(outboundStatement(leg, newRowId()))),
         recordAnswerer: (leg, leftAtMs) =>
           Effect.flatMap(database.run(answererStatement(leg, leftAtMs)), tellChanges),
       })

@@ -146,19 +146,10 @@ export const valuesOf = (columns: ReadonlyArray<Column>): RawBuilder<unknown> =>
 export const mergesOf = (columns: ReadonlyArray<Column>): RawBuilder<unknown> =>
   sql.join(columns.map(({ merged, name }) => sql`${sql.raw(name)} = ${merged(excluded(name))}`))
 
-/**
- * True where merging would change the row, beside an `INSERT` (`excluded`) or without one (`told`); repeated events
- * are not written again.
- */
-export const anyMoves = (
-  columns: ReadonlyArray<Column>,
-  incoming: "excluded" | "told" = "excluded",
-): RawBuilder<boolean> =>
+/** True where merging would change the row, beside an `INSERT`; repeated events are not written again. */
+export const anyMoves = (columns: ReadonlyArray<Column>): RawBuilder<boolean> =>
   sql<boolean>`(${sql.join(
-    columns.map(({ merged, name, value }) => {
-      const becomes = merged(incoming === "told" ? value : excluded(name))
-      return sql`${stored(name)} IS DISTINCT FROM ${becomes}`
-    }),
+    columns.map(({ merged, name }) => sql`${stored(name)} IS DISTINCT FROM ${merged(excluded(name))}`),
     sql` OR `,
   )})`
 
@@ -167,6 +158,10 @@ export const keyOfLeg = (of: OfCall): RawBuilder<string> =>
   sql<string>`call_key_of(${of(({ key }) => key)}::text, ${of(({ leg }) => callNames(leg))}::text[],
     ${of(({ callerNumber, decision, leg }) => meetingOf(leg.event.room.name, decision.callerE164 ?? callerNumber))}::text,
     false)`
+
+/** The key of the call that goes by this name, or would. */
+export const keyNamed = (name: string): RawBuilder<string> =>
+  sql<string>`coalesce((SELECT n.call_key FROM call_aliases n WHERE n.alias = ${name}::text), ${name}::text)`
 
 /** True where two legs without a dispatch rule came into one room at once, and the other one has it. */
 export const isRoomTaken = (error: DatabaseError): boolean =>

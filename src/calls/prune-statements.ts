@@ -61,12 +61,12 @@ const hashed = (...parts: ReadonlyArray<string>) => {
 
 const ids = ["sip_call_id", "sip_call_id_full", "asked_id"]
 
-// All that `call.ts` makes of a call's ids, and of its room with its caller. By these names they are found, for an index
-// by what they stand for would be written with every call.
+// All that `call.ts` makes of a call's ids, and of its room with its caller or its leg. By these names they are found,
+// for an index by what they stand for would be written with every call.
 const namesOfGone = sql`
   SELECT n.alias, g.call_key FROM gone g CROSS JOIN LATERAL (VALUES (g.call_key),
     ${sql.join(ids.flatMap((id) => [sql`(${column("g", id)})`, sql`(${hashed(`g.${id}`)})`]))},
-    (${hashed("g.room_name", "g.caller")})) n (alias)
+    (${hashed("g.room_name", "g.caller")}), (${hashed("g.room", "g.participant_identity")})) n (alias)
   WHERE n.alias <> ''`
 
 // Looked up one by one, however many the planner believes there are.
@@ -115,7 +115,8 @@ export const pruneCallsStatement = ({ after, limit }: Page<Key>, bounds: Bounds)
         sql`calls c WHERE c.id = ${anyOf(sql`SELECT id FROM looked`)}
           AND ${isOver("c", bounds)} AND ${isRoomOver("c", bounds)}`,
         sql`c.call_key, c.room_key, c.room_name, c.sip_call_id, c.sip_call_id_full, c.asked_id,
-          coalesce(c.caller_e164, c.caller) AS caller`,
+          c.participant_identity, coalesce(c.caller_e164, c.caller) AS caller,
+          coalesce(nullif(c.room_sid, ''), c.room_name) AS room`,
         bounds,
       )}
     ), rooms AS MATERIALIZED (

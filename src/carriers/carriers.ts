@@ -153,7 +153,8 @@ export const deleteCarrierStatement = (id: string) =>
     WITH mine AS (
       SELECT c.id, EXISTS (SELECT 1 FROM calls k WHERE left(k.trunk_id, 100) = left(c.lk_inbound_trunk_id, 100)
           AND k.trunk_id = c.lk_inbound_trunk_id AND k.trunk_id <> '')
-        OR EXISTS (SELECT 1 FROM dids d JOIN calls k ON k.did_id = d.id WHERE d.carrier_id = c.id) AS called
+        OR EXISTS (SELECT 1 FROM dids d JOIN did_numbers n ON n.did_id = d.id
+          JOIN calls k ON k.dialed_e164 = n.number AND k.did_id = d.id WHERE d.carrier_id = c.id) AS called
       FROM carriers c WHERE c.id = ${id}::uuid
     ), archived AS (
       UPDATE carriers SET archived_at = coalesce(archived_at, clock_timestamp())

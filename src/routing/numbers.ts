@@ -1,6 +1,7 @@
 // Phone numbers in whatever form they come, as E.164: the one form in which they are stored and compared.
 
 import { type CountryCode, parsePhoneNumberFromString } from "libphonenumber-js/min"
+import { Bounded } from "../bounded.ts"
 
 // Nothing longer is a number with all that may stand around it, and hostile text must not cost time.
 const longestText = 512
@@ -122,8 +123,7 @@ const find = (raw: string, region: CountryCode) => {
 }
 
 // Reading a number takes 20 to 60 µs, and each comes with several events of its call.
-const remembered = new Map<string, string | undefined>()
-const mostRemembered = 5_000
+const remembered = new Bounded<string | undefined>(5_000)
 
 /**
  * The E.164 form of a phone number, however it is written: national, international, as a SIP or tel URI, with
@@ -141,8 +141,6 @@ export const toE164 = (raw: string, region: CountryCode): string | undefined => 
   const known = remembered.get(key)
   if (known !== undefined || remembered.has(key)) return known
   const number = find(raw, region)
-  // A fresh start once in a while is cheaper than knowing which one was used last.
-  if (remembered.size >= mostRemembered) remembered.clear()
-  remembered.set(key, number)
+  remembered.put(key, number)
   return number
 }

@@ -168,7 +168,19 @@ interface Told {
   readonly room: string
 }
 
-const callOf = ({ caller = "+15551234567", full = "", id, room }: Told): Call => {
+const usualCaller = "+15551234567"
+const theirKey = "their-key"
+
+/** Somebody asks about a call by an id of their own, and knows none of LiveKit's. */
+const askAbout = async ({ engine }: Stage, { caller = usualCaller, id, room }: Told) => {
+  const askedId = `${theirKey}${id.startsWith("SCL_") ? "" : id}`
+  const meeting = meetingOf(room, caller)
+  const about = { askedId, key: askedId, roomName: room, from: caller, to: "+1888", trunkId: "ST", meeting }
+  const ask = { ...about, decision: unknownNumber, answerWithinMs: 20_000 }
+  await engine.kysely.executeQuery(askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), "{}") as never)
+}
+
+const callOf = ({ caller = usualCaller, full = "", id, room }: Told): Call => {
   const { leg } = makeCall(id)
   const attributes = new Map([...leg.participant.attributes, ["sip.callIDFull", full]])
   const told = {
@@ -274,47 +286,35 @@ describe.each(databaseKinds)("on %s", (kind) => {
       const call = callOf(told)
       await tellOld(stage, call)
       const { keys, names } = await namesIn(stage, call)
-      const meeting = meetingOf(told.room, told.caller ?? "+15551234567")
       expect(keys).toEqual([call.key])
-      expect(await names()).toEqual(expect.arrayContaining([call.key, meeting]))
+      expect(await names()).toHaveLength(1)
       await pruneNow(stage)
       expect((await namesIn(stage, call)).keys).toEqual([])
       expect(await names()).toEqual([])
     })
 
-    it("that of whoever asked about it", async () => {
-      const call = callOf({ id: "SCL_asked", full: "asked@10.0.0.9", room: "call-asked" })
-      const askedId = `their id, ${"long ".repeat(50)}`
-      const meeting = meetingOf("call-asked", "+15551234567")
-      const about = {
-        askedId,
-        roomName: "call-asked",
-        from: "+15551234567",
-        to: "+1888",
-        trunkId: "ST",
-        meeting,
-      }
-      const ask = { ...about, key: "their-key", decision: unknownNumber, answerWithinMs: 20_000 }
-      await stage.engine.kysely.executeQuery(
-        askStatement(ask, crypto.randomUUID(), crypto.randomUUID(), "{}") as never,
-      )
+    it.each(named)("%s, and those of whoever asked about it", async (_, told) => {
+      const call = callOf(told)
+      await askAbout(stage, told)
       await tellOld(stage, call)
       const { keys, names } = await namesIn(stage, call)
-      expect(keys).toEqual(["their-key"])
-      expect(await names()).toHaveLength(4)
+      expect(keys).toEqual([theirKey])
+      const meeting = meetingOf(told.room, told.caller ?? usualCaller)
+      expect(await names()).toEqual(expect.arrayContaining([theirKey, call.key, meeting]))
       await pruneNow(stage)
+      expect((await namesIn(stage, call)).keys).toEqual([])
       expect(await names()).toEqual([])
     })
 
     it("but the room with the caller, once it means another call of theirs", async () => {
-      const first = callOf({ id: "SCL_first", room: "call-again" })
-      await tellOld(stage, first)
-      const second = callOf({ id: "SCL_second", room: "call-again" })
-      await stage.log((log) => log.recordJoin(second))
+      const room = "call-again"
+      await askAbout(stage, { id: "", room })
+      await tellOld(stage, callOf({ id: "SCL_first", room }))
+      await askAbout(stage, { id: "second", room })
       await pruneNow(stage)
-      const { keys, names } = await namesIn(stage, second)
-      expect(keys).toEqual(["SCL_second"])
-      expect(await names()).toContain(meetingOf("call-again", "+15551234567"))
+      const { keys, names } = await namesIn(stage, callOf({ id: "SCL_second", room }))
+      expect(keys).toEqual([`${theirKey}second`])
+      expect(await names()).toContain(meetingOf(room, usualCaller))
     })
   })
 

@@ -20,7 +20,9 @@ const fill = `DO $$ BEGIN
     FROM generate_series(1, 20000) n;
   INSERT INTO sessions (room_key, room_sid, room_name, started_at_ms, ended_at_ms)
     SELECT room_key, room_key, room_key, 1, 2 FROM calls;
-  ANALYZE calls; ANALYZE sessions;
+  INSERT INTO dispatch_attempts (call_id, attempt, claim, worker, worker_url, outcome)
+    SELECT id, 1, id, 'a', 'http://a', 'accepted' FROM calls;
+  ANALYZE calls; ANALYZE sessions; ANALYZE dispatch_attempts;
 END $$`
 
 beforeAll(async () => {
