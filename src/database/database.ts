@@ -11,6 +11,8 @@ import { type MigrationFailed, migrate } from "./migrations.ts"
 // Nobody waits longer than a second for a database that has gone away.
 const pingMs = 600
 const lookEveryMs = 50
+// Whoever is not answered for so long while others are has a connection that leads nowhere, and tries another.
+const longestPingMs = 3_000
 const pingEvery = "250 millis"
 const hurryEvery = "250 millis"
 
@@ -154,26 +156,27 @@ export class Database extends Context.Service<
     })
     yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(hurryEvery), hurry)))
 
-    // A database that answers others is slow, not away: to take it for away would let two replicas claim one call.
-    const untilSilent = (silentMs = 0, seen = answers): Effect.Effect<void> =>
-      silentMs >= pingMs
-        ? Effect.void
-        : Effect.flatMap(sleepAwake(lookEveryMs), () =>
-            untilSilent(answers === seen ? silentMs + lookEveryMs : 0, answers),
-          )
+    /**
+     * Fails once the database has answered nobody for so long. One that answers others is slow, not away: to take it for
+     * away would let two replicas claim one call. A pause of our own says nothing of it.
+     */
+    const untilSilent = (
+      waitedMs = 0,
+      silentMs = 0,
+      seen = answers,
+    ): Effect.Effect<void, DatabaseUnavailable> => {
+      if (silentMs >= pingMs)
+        return Effect.fail(new DatabaseUnavailable({ cause: `no answer within ${pingMs} ms` }))
+      if (waitedMs >= longestPingMs) return Effect.void
+      return Effect.flatMap(sleepAwake(lookEveryMs), () =>
+        untilSilent(waitedMs + lookEveryMs, answers === seen ? silentMs + lookEveryMs : 0, answers),
+      )
+    }
 
     const ping = Effect.tryPromise({
       try: (signal) => engine.ping(signal),
       catch: (cause) => new DatabaseUnavailable({ cause }),
-    }).pipe(
-      // A pause of our own says nothing of the database.
-      Effect.raceFirst(
-        Effect.andThen(
-          Effect.suspend(() => untilSilent()),
-          Effect.fail(new DatabaseUnavailable({ cause: `no answer within ${pingMs} ms` })),
-        ),
-      ),
-    )
+    }).pipe(Effect.raceFirst(Effect.suspend(() => untilSilent())))
 
     const scope = yield* Effect.scope
     let asking: Deferred.Deferred<boolean> | undefined

@@ -23,6 +23,12 @@ const place = (url: string) => {
 const isWritable =
   "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS deaf"
 
+// Some ALTER TABLE, REINDEX or VACUUM FULL keeps everybody from writing for as long as it takes, while all else is
+// answered: what a hand-over writes to must be had. A statement that gives up by itself leaves no connection behind.
+const writable = ["calls", "call_aliases", "dispatch_attempts", "sessions", "answerers", "leads"]
+const lockTables = `BEGIN; SET LOCAL lock_timeout = '500ms'; LOCK TABLE ${writable.join(", ")} IN ROW EXCLUSIVE MODE; COMMIT`
+const lockNotAvailable = "55P03"
+
 /** Asks over a connection of its own, which is kept until it once fails. */
 const makePinger = (connect: () => Promise<pg.Client>) => {
   let client: Promise<pg.Client> | undefined
@@ -34,6 +40,10 @@ const makePinger = (connect: () => Promise<pg.Client>) => {
     client ??= connect()
     const { rows } = await (await client).query<{ deaf: boolean }>(isWritable)
     if (rows[0]?.deaf === true) throw new Error("the database takes no writes: it is read-only")
+    await (await client).query(lockTables).catch((error) => {
+      if (error?.code !== lockNotAvailable) throw error
+      throw new Error("the database takes no writes: somebody has locked its tables", { cause: error })
+    })
   }
   return {
     ping: async (signal: AbortSignal) => {
@@ -72,9 +82,7 @@ export const makePostgres = (url: string): Engine => {
   }
   // Whoever pings decides how long that may take, by a clock that stands still while this process does: a timer of the
   // driver's would take a pause of ours for a database that is away, and calls would then be claimed in memory.
-  const pinger = makePinger(() =>
-    connect({ ...limits, query_timeout: 0, application_name: "switchhook-ping" }),
-  )
+  const pinger = makePinger(() => connect({ keepAlive: true, application_name: "switchhook-ping" }))
   return {
     kind: "postgres",
     place: place(url),

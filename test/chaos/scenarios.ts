@@ -110,6 +110,12 @@ export const scenarios: ReadonlyArray<Scenario> = [
       ),
   },
   {
+    name: "database-locked",
+    what: "somebody changes the table of calls, which keeps everybody else from it",
+    sticky: true,
+    faults: (stage) => again(stage, wait(3_000), () => stage.lockCalls(5_000), wait(4_000)),
+  },
+  {
     name: "fleet-away",
     what: "no worker answers, for two minutes or as long as calls come",
     faults: async (stage) => {

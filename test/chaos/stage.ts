@@ -7,7 +7,7 @@ import { webhookHeaders } from "../../src/commands/signing.ts"
 import { webhookPath } from "../../src/http/webhook-routes.ts"
 import { type ClusterDatabase, createDatabase } from "../support/cluster.ts"
 import { fastDatabase } from "../support/fast-clock.ts"
-import { type Forwarder, startForwarder } from "../support/forwarder.ts"
+import { type ForwarderThread, startForwarderThread } from "../support/forwarder-thread.ts"
 import { eventually, sleep } from "../support/waiting.ts"
 import { type Random, randomOf } from "./random.ts"
 import { Balancer, Replica } from "./replicas.ts"
@@ -31,7 +31,7 @@ export class Stage {
   readonly random: Random
   readonly database: ClusterDatabase
   /** The line between the replicas and the database. */
-  readonly line: Forwarder
+  readonly line: ForwarderThread
   readonly world: World
   readonly fleet: Fleet
   readonly replicas: ReadonlyArray<Replica>
@@ -50,7 +50,7 @@ export class Stage {
   private constructor(parts: {
     readonly random: Random
     readonly database: ClusterDatabase
-    readonly line: Forwarder
+    readonly line: ForwarderThread
     readonly world: World
     readonly fleet: Fleet
     readonly replicas: ReadonlyArray<Replica>
@@ -78,7 +78,7 @@ export class Stage {
     const random = randomOf(options.seed, scenario.name)
     const directory = await mkdtemp(join(tmpdir(), "switchhook-chaos-"))
     const { database, role, url } = await makeDatabase(options.cluster)
-    const line = await startForwarder({ host: url.hostname, port: Number(url.port) })
+    const line = await startForwarderThread({ host: url.hostname, port: Number(url.port) })
     url.port = String(line.port)
     const seen: Array<Outgoing> = []
     const sender: Sender = new Sender({
@@ -179,6 +179,12 @@ export class Stage {
     if (on) await this.disconnect()
   }
 
+  async lockCalls(forMs: number): Promise<void> {
+    await this.database.query(
+      `BEGIN; LOCK TABLE calls IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(${forMs / 1_000}); COMMIT`,
+    )
+  }
+
   private async disconnect(): Promise<void> {
     await this.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", [
       this.role,
@@ -197,7 +203,7 @@ export class Stage {
     this.sender.close()
     await this.fleet.stop()
     await this.world.livekit.stop()
-    await this.line.cut().catch(() => {})
+    await this.line.stop()
     await this.database.drop()
     await rm(this.directory, { recursive: true, force: true })
   }

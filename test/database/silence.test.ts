@@ -27,10 +27,16 @@ const withSlowPing = Effect.gen(function* () {
 const withDeafPing = Effect.gen(function* () {
   const engine = yield* Effect.promise(() => makeEmbedded(undefined))
   let deaf = false
-  const ping = (signal: AbortSignal) => (deaf ? new Promise<void>(() => {}) : engine.ping(signal))
+  let brokenOff = 0
+  const ping = (signal: AbortSignal) => {
+    if (!deaf) return engine.ping(signal)
+    signal.addEventListener("abort", () => brokenOff++)
+    return new Promise<void>(() => {})
+  }
   const database = yield* Database.make({ ...engine, ping })
   return {
     database,
+    brokenOff: () => brokenOff,
     turnDeaf: () => {
       deaf = true
     },
@@ -73,6 +79,20 @@ describe("a database whose ping is not answered", () => {
       expect(database.fault()).toBeUndefined()
       yield* TestClock.adjust("150 millis")
       expect(database.fault()).toMatch(/no answer within/)
+    }).pipe(Effect.scoped),
+  )
+
+  it.effect("is asked anew after 3 s, while it answers others", () =>
+    Effect.gen(function* () {
+      const { brokenOff, database, turnDeaf } = yield* withDeafPing
+      yield* database.migrated
+      turnDeaf()
+      for (let asked = 0; asked < 15; asked++) {
+        yield* database.run(one)
+        yield* TestClock.adjust("500 millis")
+        expect(database.fault()).toBeUndefined()
+      }
+      expect(brokenOff()).toBe(2)
     }).pipe(Effect.scoped),
   )
 

@@ -3,6 +3,7 @@
 import { mkdtemp, readdir, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import pg from "pg"
 import { beforeEach, describe, expect, it } from "vitest"
 import { respond, type SampleWorker } from "../../src/commands/sample-worker.ts"
 import { openJournal } from "../../src/database/journal.ts"
@@ -47,6 +48,8 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
     await ready(service)
     return async () => {
       await service.stop("SIGKILL")
+      await changing?.end().catch(() => {})
+      changing = undefined
       await line.cut().catch(() => {})
       await worker.stop()
       await admin(
@@ -91,6 +94,7 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
       "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'switchhook%'",
     )
 
+  let changing: pg.Client | undefined
   const faults: ReadonlyArray<
     readonly [
       string,
@@ -128,6 +132,18 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
         },
         end: () => admin(`ALTER ROLE ${role()} CONNECTION LIMIT -1`),
         says: "too many connections",
+      },
+    ],
+    [
+      "has its calls locked by somebody who changes them",
+      {
+        begin: async () => {
+          changing = new pg.Client({ connectionString: database.url })
+          await changing.connect()
+          await changing.query("BEGIN; LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+        },
+        end: async () => changing?.end(),
+        says: "somebody has locked its tables",
       },
     ],
   ]

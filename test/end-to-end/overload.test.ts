@@ -118,12 +118,15 @@ describe.each(runtimes)("beyond capacity, on %s", (runtime) => {
   const idOf = ({ participant }: JoinEvent) => participant.attributes["sip.callID"] ?? ""
   const seen = (join: JoinEvent) => seenByCall(worker).get(idOf(join)) ?? 0
 
-  /** Makes every claim wait while the test runs: much less long than it takes to be given up. */
-  const whileCallsAreLocked = async (test: () => Promise<void>) => {
+  /** Makes the claims of these wait while the test runs: much less long than it takes to be given up. */
+  const whileRoomsAreLocked = async (joins: ReadonlyArray<JoinEvent>, test: () => Promise<void>) => {
     const client = new pg.Client({ connectionString: database.url })
     await client.connect()
     try {
-      await client.query("BEGIN; LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+      await client.query("BEGIN")
+      await client.query("SELECT lock_room(key) FROM unnest($1::text[]) key", [
+        joins.map(({ room }) => room.sid),
+      ])
       await test()
     } finally {
       await client.end()
@@ -146,7 +149,7 @@ describe.each(runtimes)("beyond capacity, on %s", (runtime) => {
     }
     const shed = [inRoom("room_finished"), agentJoin(), inRoom("room_started", "no call")]
 
-    await whileCallsAreLocked(async () => {
+    await whileRoomsAreLocked(joins, async () => {
       for (const join of joins.slice(0, 2)) await arrive(join)
       expect(await garbage("203.0.113.9")).toMatchObject(overloaded)
       expect((await garbage("203.0.113.10")).status).toBe(401)
@@ -190,7 +193,7 @@ describe.each(runtimes)("beyond capacity, on %s", (runtime) => {
 
   it("whoever hangs up leaves no place taken, and the call goes on", async () => {
     const join = joinEvent()
-    await whileCallsAreLocked(async () => {
+    await whileRoomsAreLocked([join], async () => {
       const gone = new AbortController()
       const hungUp = send(join, { signal: gone.signal }).catch(() => "gone")
       await inWork(1)
