@@ -20,7 +20,7 @@ const rowsSql = (sinceMs: number) => `
     count(n.alias)::int AS names
   FROM calls c
   LEFT JOIN dispatch_attempts d ON d.call_id = c.id
-  LEFT JOIN call_aliases n ON n.alias = c.sip_call_id AND n.call_key = c.call_key
+  LEFT JOIN call_aliases n ON n.alias = c.sip_call_id_full AND n.call_key = c.call_key
   WHERE c.started_at_ms >= ${sinceMs}
 `
 

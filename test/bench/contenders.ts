@@ -23,10 +23,15 @@ export interface Contender {
 const node = `${root}node_modules/.bin/node`
 const deno = `${root}node_modules/.bin/deno`
 const beside = (file: string) => `${root}test/bench/contenders/${file}`
-// As `npm start` has it.
+// As `npm start` and `deno task start` have it.
+const heap = ["--max-semi-space-size=8", "--no-concurrent-marking"]
 const started = {
-  command: [node, "--max-semi-space-size=8", `${root}src/main.ts`],
-  env: { NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled` },
+  command: [node, ...heap, `${root}src/main.ts`],
+  env: {
+    NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled`,
+    MALLOC_ARENA_MAX: "1",
+    MALLOC_TRIM_THRESHOLD_: "65536",
+  },
 }
 const both: ReadonlyArray<DatabaseKind> = ["postgres", "embedded"]
 
@@ -44,7 +49,7 @@ export const contenders = (python: string): ReadonlyArray<Contender> => [
   {
     name: "deno",
     title: "Switchhook, Deno",
-    command: [deno, "run", "-A", `${root}src/main.ts`],
+    command: [deno, "run", `--v8-flags=${heap.join(",")}`, "-A", `${root}src/main.ts`],
     databases: both,
   },
 ]

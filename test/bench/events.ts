@@ -15,6 +15,9 @@ export const usualDids = 100
 /** The nth number of the carrier. */
 export const didNumber = (n: number): string => `+1888${String(5_500_000 + n)}`
 
+/** The nth caller's number, each far from the one before. */
+const callerNumber = (n: number): string => `+1555${String(1_000_000 + ((n * 7919) % 9_000_000))}`
+
 /** A request, ready to be written on a socket. */
 export interface Prepared {
   readonly bytes: Buffer
@@ -37,8 +40,8 @@ const sign = (body: Buffer, secret: string) => {
 const codecs = ["PCMU", "PCMA", "opus", "red"].map((name) => ({ mime: `audio/${name}` }))
 const videoCodecs = ["VP8", "H264", "VP9", "AV1", "H265", "rtx"].map((name) => ({ mime: `video/${name}` }))
 
-const joinBody = (id: string, n: number, now: number) => {
-  const caller = `+1555${String(1_000_000 + (n % 9_000_000))}`
+const joinBody = (id: string, n: number, now: number, dids: number) => {
+  const caller = callerNumber(n)
   const seconds = String(Math.floor(now / 1000))
   return {
     event: "participant_joined",
@@ -71,7 +74,7 @@ const joinBody = (id: string, n: number, now: number) => {
         "sip.phoneNumber": caller,
         "sip.ruleID": "SDR_NLKTzcWYD98L",
         "sip.trunkID": trunk,
-        "sip.trunkPhoneNumber": didNumber(n % usualDids),
+        "sip.trunkPhoneNumber": didNumber(n % dids),
       },
     },
     id: `EV_${id}`,
@@ -116,18 +119,22 @@ const toRequest = (body: unknown, secret: string) => {
 /** One call in so many events. */
 const callEvery = 40
 
-// Ids are as random as LiveKit's: in order they would all go to one place of an index.
-const scattered = (n: number) => (Math.imul(n + 1, 0x9e3779b1) >>> 0).toString(36).padStart(7, "0")
+// Ids are as random as LiveKit's, and of the same letters as those of a large ledger: in order, or of others, they would
+// all go to one place of an index.
+const scattered = (n: number) => (Math.imul(n + 1, 0x9e3779b1) >>> 0).toString(16).padStart(8, "0")
 
 let made = 0
 
-/** The next event of that kind: distinct from all others of the run, which has a name of its own. */
-export const prepare = (kind: Exclude<Kind, "replay">, run: string): Prepared => {
+/**
+ * The next event of that kind: distinct from all others of the run, which has a name of its own. Callers dial the
+ * carrier's first `dids` numbers in turn.
+ */
+export const prepare = (kind: Exclude<Kind, "replay">, run: string, dids = usualDids): Prepared => {
   const n = made++
   const id = `${scattered(n)}${run}`
   const now = Date.now()
   const isCall = kind === "call" || (kind === "mix" && n % callEvery === 0)
-  const body = isCall || kind === "refused" ? joinBody(id, n, now) : trackBody(id, n, now)
+  const body = isCall || kind === "refused" ? joinBody(id, n, now, dids) : trackBody(id, n, now)
   const secret = kind === "refused" ? `not ${apiSecret}` : apiSecret
   return { bytes: toRequest(body, secret), isCall, status: kind === "refused" ? 401 : 200 }
 }

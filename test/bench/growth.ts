@@ -25,6 +25,9 @@ interface Growth {
   readonly prune: boolean
 }
 
+// A service that has just started reads all numbers, and of many that takes seconds.
+const warmSeconds = 8
+
 // A call's rows and their index entries, and as much again while they are written.
 const bytesPerCall = 6_000
 
@@ -43,22 +46,28 @@ interface Ledger {
   readonly name: string
   readonly title: string
   readonly url: string
+  /** How many numbers it has, all of which are dialed. */
+  readonly dids: number
   /** Whether old calls are deleted meanwhile. */
   readonly prune?: true
+  /** Whether a checkpoint ends right before each round: every page that is then written first is written as a whole. */
+  readonly checkpoint?: true
 }
 
 const roundOn = async (
-  { before, effort }: Growth,
+  { before, effort: usual }: Growth,
   peers: Peers,
   contender: Contender,
   ledger: Ledger,
   round: number,
 ): Promise<Round | Error> => {
   const database = await stagedPostgres(ledger.url, await makeDataDir())
+  const effort = { ...usual, warmSeconds }
   let undone: ReadonlyArray<string> = []
   try {
+    if (ledger.checkpoint) await database.look((query) => query("CHECKPOINT"))
     const pruning = ledger.prune ? await startPruning(database) : undefined
-    const named = { ...work, name: ledger.name }
+    const named = { ...work, name: ledger.name, dids: ledger.dids }
     const measured = await measure(
       { contender, work: named, peers, before, effort, round },
       database,
@@ -90,11 +99,19 @@ const tell = (results: ReadonlyArray<Result>, ledgers: ReadonlyArray<Ledger>, { 
   for (const ledger of ledgers) console.log(`\n${workTable(results, { ...work, ...ledger })}`)
   results.slice(1).forEach((result, place) => {
     const before = results[place]
-    const than = ledgers[place + 1]?.title
-    if (before?.median !== undefined && result.median !== undefined)
-      console.log(`\n${name}: ${(result.median.rate / before.median.rate).toFixed(2)} × with ${than}`)
+    if (before?.median === undefined || result.median === undefined) return
+    const ratio = (result.median.rate / before.median.rate).toFixed(2)
+    console.log(`\n${name}, ${ledgers[place + 1]?.title}: ${ratio} × with ${ledgers[place]?.title}`)
   })
 }
+
+// As whoever has so many calls would set it: room for the indexes, of which each call changes a dozen pages anywhere, and
+// time between checkpoints, which by the defaults begin every half minute at this rate.
+const largeServer = () => [
+  `shared_buffers=${Math.round((totalmem() * 0.4) / 2 ** 20)}MB`,
+  "max_wal_size=32GB",
+  "checkpoint_timeout=30min",
+]
 
 const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
   const url = await makeMigrated(cluster, "bench_large", largeDids)
@@ -103,7 +120,12 @@ const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
   const seconds = Math.round((performance.now() - startedAt) / 1000)
   const numbers = `${largeDids.toLocaleString("en-US")} numbers`
   console.log(`${calls.toLocaleString("en-US")} calls and ${numbers} in ${seconds} s`)
-  return { name: "large", title: `${calls.toLocaleString("en-US")} calls in the ledger`, url }
+  return {
+    name: "large",
+    title: `${calls.toLocaleString("en-US")} calls in the ledger`,
+    url,
+    dids: largeDids,
+  }
 }
 
 /**
@@ -112,25 +134,28 @@ const makeLarge = async (cluster: string, calls: number): Promise<Ledger> => {
  */
 export const measureGrowth = async (growth: Growth): Promise<ReadonlyArray<Result>> => {
   const calls = await affordable(growth.calls)
-  // A quarter of the memory, as whoever has so many calls would give it.
-  const cluster = await startCluster([`shared_buffers=${Math.round(totalmem() / 4 / 2 ** 20)}MB`])
+  const cluster = await startCluster(largeServer())
   const peers = await startPeers(coreSecret)
   try {
     const large = await makeLarge(cluster.url, calls)
     const empty = await makeMigrated(cluster.url, "bench_empty", usualDids)
-    const ledgers: ReadonlyArray<Ledger> = [
-      { name: "empty", title: "an empty ledger", url: empty },
-      large,
-      ...(growth.prune
-        ? [{ ...large, name: "pruned", title: "old calls deleted meanwhile", prune: true as const }]
-        : []),
+    const none: Ledger = { name: "empty", title: "an empty ledger", url: empty, dids: usualDids }
+    const pruned: Ledger = { ...large, name: "pruned", title: "old calls deleted meanwhile", prune: true }
+    // Those of the second would slow down the first.
+    const series: ReadonlyArray<ReadonlyArray<Ledger>> = [
+      [none, large, ...(growth.prune ? [pruned] : [])],
+      [
+        { ...none, name: "empty-2" },
+        { ...large, name: "checkpoint", title: `${large.title}, right after a checkpoint`, checkpoint: true },
+      ],
     ]
     const all: Array<Result> = []
-    for (const contender of growth.contenders) {
-      const results = await measureOn(growth, peers, contender, ledgers)
-      tell(results, ledgers, contender)
-      all.push(...results)
-    }
+    for (const ledgers of series)
+      for (const contender of growth.contenders) {
+        const results = await measureOn(growth, peers, contender, ledgers)
+        tell(results, ledgers, contender)
+        all.push(...results)
+      }
     for (const { name, plan } of await plansOf(large.url)) console.log(`\n${name}\n${plan}`)
     return all
   } finally {

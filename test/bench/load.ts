@@ -12,6 +12,8 @@ interface Target {
   readonly kind: Kind
   /** Names the calls of this run. */
   readonly run: string
+  /** How many numbers are dialed. */
+  readonly dids: number
   readonly connections: number
   readonly seconds: number
 }
@@ -51,8 +53,10 @@ let known: ReadonlyArray<Known> = []
 // Whoever does not answer within this time after the last event never will.
 const patienceMs = 15_000
 
-const eventsFor = (kind: Kind, run: string, count: number): ReadonlyArray<Prepared> =>
-  Array.from({ length: count }, (_, n) => (kind === "replay" ? known[n % known.length]! : prepare(kind, run)))
+const eventsFor = ({ dids, kind, run }: Target, count: number): ReadonlyArray<Prepared> =>
+  Array.from({ length: count }, (_, n) =>
+    kind === "replay" ? known[n % known.length]! : prepare(kind, run, dids),
+  )
 
 const isKnown = (event: Prepared): event is Known => "answer" in event
 
@@ -123,7 +127,7 @@ const whenOver = async (
 
 const saturate = async (order: Target & { readonly guess: number }): Promise<LoadResult> => {
   const count = Math.ceil(order.guess * order.seconds * 1.5) + order.connections
-  const events = eventsFor(order.kind, order.run, count)
+  const events = eventsFor(order, count)
   const tally = makeTally(events)
   const connections = await openAll(order.port, order.connections)
   const startedAt = sharedMs()
@@ -167,7 +171,7 @@ const pace = async (
   order: Target & { readonly rate: number; readonly seed: number },
 ): Promise<LoadResult> => {
   const plan = planOf(order.rate, order.seconds, order.seed)
-  const events = eventsFor(order.kind, order.run, plan.length)
+  const events = eventsFor(order, plan.length)
   const tally = makeTally(events)
   const connections = await openAll(order.port, order.connections)
   const idle = [...connections]

@@ -66,7 +66,8 @@ const saturateWith = async (
   connections: number,
   guess: number,
 ): Promise<Saturated> => {
-  const target = { port, kind: work.kind, run: `${run}n${connections}x`, seconds: effort.saturateSeconds }
+  const { dids, kind } = work
+  const target = { port, kind, dids, run: `${run}n${connections}x`, seconds: effort.saturateSeconds }
   const before = cpuMs(pid)
   const result = await peers.load({ do: "saturate", ...target, connections, guess })
   return { result, connections, cpuMsPerEvent: (cpuMs(pid) - before) / Math.max(result.sent, 1) }
@@ -82,8 +83,10 @@ const runLoads = async (cell: Cell, started: Started, run: string) => {
     return result
   }
   if (work.kind === "replay") await load({ do: "know", port, run: `${run}k`, count: knownCalls })
-  const target = { port, kind: work.kind, connections: effort.connections[0] ?? 16 }
+  const target = { port, kind: work.kind, dids: work.dids, connections: effort.connections[0] ?? 16 }
   const warm = { ...target, run: `${run}w`, seconds: effort.warmSeconds, guess: firstGuess }
+  // Too few of a mix are calls for the code that takes them to have been compiled after so short a time.
+  if (work.kind === "mix") await load({ do: "saturate", ...warm, run: `${run}v`, kind: "call" })
   const { rate } = await load({ do: "saturate", ...warm })
   const guess = Math.max(rate * 1.3, leastGuess)
   const saturated: Array<Saturated> = []

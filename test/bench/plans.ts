@@ -7,7 +7,7 @@ import pg from "pg"
 import type { Call } from "../../src/calls/call.ts"
 import { callKey } from "../../src/calls/call.ts"
 import { pruneCallsStatement, pruneRoomsStatement } from "../../src/calls/prune-statements.ts"
-import { claimStatement, newClaimStatement } from "../../src/dispatch/claim-statement.ts"
+import { claimStatement, newCalls } from "../../src/dispatch/claim-statement.ts"
 import { extractAttributes } from "../../src/dispatch/extract-attributes.ts"
 import { Accepted } from "../../src/dispatch/outcome.ts"
 import { settleStatement } from "../../src/dispatch/settle-statements.ts"
@@ -53,9 +53,16 @@ const statements = async (): Promise<
   const page = { after: undefined, limit: 1_000 }
   const bounds = { cutoffMs: Date.now() - 10 * 86_400_000, dryRun: false }
   return [
-    ["claim of a new call", newClaimStatement({ ...claim, answerWithinMs: 20_000 })],
+    ["claim of a new call", newCalls.statement([{ ...claim, answerWithinMs: 20_000 }])],
     ["claim of any call", claimStatement({ ...claim, answerWithinMs: 20_000 })],
-    ["settle", settleStatement({ callRowId: rowId, claimId, attempt: 1 }, accepted, { relay: 2 })],
+    [
+      "settle",
+      settleStatement({
+        held: { callRowId: rowId, claimId, attempt: 1 },
+        outcome: accepted,
+        tookMs: { relay: 2 },
+      }),
+    ],
     ["watch: lapsed leases", lapseStatement],
     ["watch: calls that are due", takeStatement(10, true)],
     ["watch: rooms that are open", openRoomsStatement(10)],

@@ -1,6 +1,7 @@
 // What the contenders are measured at.
 
 import type { DatabaseKind } from "./contenders.ts"
+import { usualDids } from "./events.ts"
 
 /** What the load generator sends. */
 export type Kind = "ignored" | "refused" | "call" | "mix" | "replay"
@@ -10,6 +11,8 @@ export interface Work {
   readonly title: string
   readonly kind: Kind
   readonly database: DatabaseKind
+  /** How many numbers are dialed. */
+  readonly dids: number
   /** How long the worker takes over each call, in ms. */
   readonly workerMs: number
   /** Whether it is left out of a first look, unless it is asked for. */
@@ -21,6 +24,7 @@ const work = (name: string, title: string, kind: Kind, more: Partial<Work> = {})
   title,
   kind,
   database: "postgres",
+  dids: usualDids,
   workerMs: 2,
   lengthy: false,
   ...more,
