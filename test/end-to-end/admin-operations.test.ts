@@ -2,6 +2,7 @@
 // until it has answered in every status that the file declares for it.
 
 import { readFile } from "node:fs/promises"
+import pg from "pg"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { expectBad, expectProblem, good, made, missing } from "../support/admin-answers.ts"
 import {
@@ -371,18 +372,24 @@ describe("each operation", () => {
 
 it("deletes a carrier that is given a number at the same moment", async () => {
   const [{ id }, added] = [await carrier(), number()]
-  const giving = database.query(`
-    BEGIN;
-    INSERT INTO dids (number, raw_number, carrier_id) VALUES ('${added}', '${added}', '${id}');
-    SELECT pg_sleep(0.3);
-    COMMIT`)
-  // Once it is there, as yet for nobody else to see.
-  await eventually("the carrier held", async () => {
-    const held = "SELECT 1 FROM pg_locks WHERE relation = 'dids'::regclass AND mode = 'RowExclusiveLock'"
-    return (await database.query(held)).length > 0
-  })
-  expect(await admin("carriers.delete", { id })).toMatchObject({ status: 200, body: { archived: false } })
-  await giving
+  const giver = new pg.Client({ connectionString: database.url })
+  await giver.connect()
+  let deleting: Promise<unknown>
+  try {
+    // It is there, as yet for nobody else to see.
+    await giver.query("BEGIN")
+    await giver.query("INSERT INTO dids (number, raw_number, carrier_id) VALUES ($1, $1, $2)", [added, id])
+    deleting = admin("carriers.delete", { id })
+    await eventually("it waits for the number", async () => {
+      const waiting =
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+      return (await database.query(waiting)).length > 0
+    })
+    await giver.query("COMMIT")
+  } finally {
+    await giver.end()
+  }
+  expect(await deleting).toMatchObject({ status: 200, body: { archived: false } })
   const [left] = good(await admin("dids.list", { number: added })).items
   expect(left).toMatchObject({ number: added, carrier_id: null })
 })
