@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto"
 import { join } from "node:path"
 import { Context, Deferred, Effect, Layer, Option } from "effect"
+import { sleepAwake } from "../clock.ts"
 import { Settings } from "../config.ts"
 import { Database } from "./database.ts"
 import { type DatabaseError, DatabaseUnavailable, messageOf } from "./errors.ts"
@@ -23,8 +24,13 @@ export interface Unwritten {
 /** Writes what was kept, by what it is; each may be called more than once with the same. */
 export type Writers = Readonly<Record<string, (body: unknown) => Effect.Effect<unknown, DatabaseError>>>
 
-// Whoever sends us an event waits for the answer, and LiveKit holds the room's next events back meanwhile.
-const patience = "1 second"
+/**
+ * How long a write may take before it is kept for later, in ms: whoever sends us an event waits for the answer, and
+ * LiveKit holds the room's next events back meanwhile.
+ */
+export const Patience: Context.Reference<number> = Context.Reference<number>("switchhook/database/Patience", {
+  defaultValue: () => 1_000,
+})
 const tryAgainAfter = "500 millis"
 const adoptEvery = "10 seconds"
 const flushFor = "3 seconds"
@@ -69,6 +75,7 @@ export class Backlog extends Context.Service<
     Effect.gen(function* () {
       const database = yield* Database
       const { dataDir } = yield* Settings
+      const patience = yield* Patience
       const runFork = Effect.runForkWith(yield* Effect.context<never>())
       const journal = yield* Effect.acquireRelease(
         Effect.promise(() =>
@@ -220,7 +227,9 @@ export class Backlog extends Context.Service<
         if (database.fault() !== undefined || waits() > 0)
           return yield* Effect.as(append(unwritten), undefined)
         const written = yield* effect.pipe(
-          Effect.timeoutOption(patience),
+          Effect.map(Option.some),
+          // A pause of our own says nothing of the database.
+          Effect.raceFirst(Effect.as(sleepAwake(patience), Option.none<A>())),
           Effect.catchTag("DatabaseUnavailable", () => Effect.succeed(Option.none<A>())),
         )
         if (Option.isSome(written)) return written.value

@@ -1,8 +1,8 @@
 // Who answers which number, from memory: a cache of what the database says, which outlasts the database.
 
-import { Context, Deferred, Effect, Exit, FiberSet, Layer, Option, Queue, Schedule } from "effect"
+import { Context, Deferred, Effect, Exit, FiberSet, Layer, Queue, Schedule } from "effect"
 import { sql } from "kysely"
-import { monotonicMs, theClock } from "../clock.ts"
+import { monotonicMs, sleepAwake, theClock } from "../clock.ts"
 import { type InboundTarget, Settings } from "../config.ts"
 import { Cache } from "../database/cache.ts"
 import { Database } from "../database/database.ts"
@@ -221,10 +221,10 @@ export class Routing extends Context.Service<
       const ask = (number: string): Effect.Effect<Knowledge> =>
         Effect.suspend(() => {
           const { reply, until } = questionFor(number)
-          return Effect.timeoutOption(Deferred.await(reply), Math.max(0, until - now()))
-        }).pipe(
-          Effect.map((reply) => Option.getOrUndefined(reply) ?? memory.find(number)?.answer ?? unreachable),
-        )
+          // A pause of our own says nothing of the database.
+          const patience = Effect.as(sleepAwake(Math.max(0, until - now())), undefined)
+          return Effect.raceFirst(Deferred.await(reply), patience)
+        }).pipe(Effect.map((reply) => reply ?? memory.find(number)?.answer ?? unreachable))
 
       const known = (dialed: string) =>
         Effect.suspend(() => {
