@@ -7,9 +7,9 @@ import { Prepared } from "./prepared.ts"
 import type { Tables } from "./schema.ts"
 
 // LiveKit waits 15 s in all, so nothing here may wait for long.
-const limits = {
-  connectionTimeoutMillis: 2_000,
-  query_timeout: 4_000,
+const usualWaits = { connectionTimeoutMillis: 2_000, query_timeout: 4_000 }
+
+const options = {
   keepAlive: true,
   application_name: "switchhook",
 } as const
@@ -62,9 +62,9 @@ const makePinger = (connect: () => Promise<pg.Client>) => {
   }
 }
 
-/** Connects on first use: building it reaches no network. */
-export const makePostgres = (url: string): Engine => {
-  const pool = new pg.Pool({ connectionString: url, max: 10, ...limits })
+/** Connects on first use: building it reaches no network. Waits so many ms for a connection, and for an answer. */
+export const makePostgres = (url: string, waits: typeof usualWaits = usualWaits): Engine => {
+  const pool = new pg.Pool({ connectionString: url, max: 10, ...options, ...waits })
   // A connection that breaks is replaced by the next query; without listeners it would end the process, and
   // the pool's own listener hears only the idle ones.
   pool.on("error", () => {})
@@ -107,7 +107,7 @@ export const makePostgres = (url: string): Engine => {
     },
     ping: pinger.ping,
     listen: async (channel, onMessage, onLost) => {
-      const client = await connect({ ...limits, application_name: "switchhook-listen" })
+      const client = await connect({ ...options, ...waits, application_name: "switchhook-listen" })
       client.on("notification", (message) => onMessage(message.payload ?? ""))
       client.on("end", onLost)
       await client.query(`LISTEN ${pg.escapeIdentifier(channel)}`)

@@ -11,7 +11,6 @@ import { type Pruning, prune } from "../../src/calls/prune.ts"
 import { Database } from "../../src/database/database.ts"
 import { makeEmbedded } from "../../src/database/embedded.ts"
 import type { Engine } from "../../src/database/engine.ts"
-import { makePostgres } from "../../src/database/postgres.ts"
 import { query } from "../../src/database/schema.ts"
 import { askStatement } from "../../src/dispatch/ask-statement.ts"
 import { makeCall, unknownNumber } from "../support/calls.ts"
@@ -21,6 +20,7 @@ import {
   makePostgresDatabase,
   type PostgresDatabase,
 } from "../support/databases.ts"
+import { patientPostgres } from "../support/engines.ts"
 import { eventually } from "../support/waiting.ts"
 
 const day = 24 * 3_600_000
@@ -36,11 +36,11 @@ interface Stage {
 
 const makeStage = async (kind: DatabaseKind): Promise<Stage> => {
   const postgres = kind === "postgres" ? await makePostgresDatabase() : undefined
-  const engine = postgres === undefined ? await makeEmbedded(undefined) : makePostgres(postgres.url)
+  const engine = postgres === undefined ? await makeEmbedded(undefined) : patientPostgres(postgres.url)
   const runtime = ManagedRuntime.make(
-    Layer.provide(CallLog.layer, Layer.orDie(Layer.effect(Database, Database.make(engine)))),
+    Layer.provideMerge(CallLog.layer, Layer.orDie(Layer.effect(Database, Database.make(engine)))),
   )
-  await runtime.runPromise(CallLog)
+  await runtime.runPromise(Effect.flatMap(Database, ({ migrated }) => migrated))
   return {
     engine,
     postgres,
@@ -346,7 +346,9 @@ describe.each(databaseKinds)("on %s", (kind) => {
       let pruning: ReturnType<typeof pruneNow>
       try {
         // In the order of an event: the room first, then its calls.
-        await client.query("BEGIN; SELECT FROM sessions WHERE room_key = 'RM_held' FOR UPDATE")
+        await client.query(
+          "BEGIN; SET LOCAL deadlock_timeout = '1min'; SELECT FROM sessions WHERE room_key = 'RM_held' FOR UPDATE",
+        )
         pruning = pruneNow(stage)
         await eventually("it has come to it", async () => (await postgres.query(underWay)).length > 0)
         await client.query("SELECT FROM calls WHERE call_key = 'held' FOR UPDATE")

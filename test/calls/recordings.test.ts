@@ -23,7 +23,7 @@ import { Routing } from "../../src/routing/routing.ts"
 import { Sessions } from "../../src/sessions/sessions.ts"
 import { Keys } from "../../src/webhook/keys.ts"
 import { type DatabaseKind, databaseKinds } from "../support/databases.ts"
-import { around, databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer, gaveWay, patience } from "../support/engines.ts"
 import { recorded, recordings } from "../support/events.ts"
 import { cases } from "../support/properties.ts"
 import { apiKey, apiSecret, coreSecret, toBytes } from "../support/service.ts"
@@ -517,8 +517,10 @@ const makeStage = async (kind: DatabaseKind) => {
   const watched = Layer.effect(
     Database,
     Effect.map(Database, (database) =>
-      around(database, (run) =>
-        Effect.tapError(run, ({ message }) => Effect.sync(() => void failures.push(message))),
+      around(database, (run, statement) =>
+        Effect.tapError(run, (error) =>
+          Effect.sync(() => gaveWay(error, statement) || failures.push(error.message)),
+        ),
       ),
     ),
   ).pipe(Layer.provide(databaseLayer(kind)))
@@ -530,7 +532,7 @@ const makeStage = async (kind: DatabaseKind) => {
           Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer, WorkerClient.layer, LiveKit.layer),
         ),
       ),
-      Layer.provideMerge(Backlog.layer),
+      Layer.provideMerge(Layer.provide(Backlog.layer, patience)),
       Layer.provide(Cache.layer),
       Layer.provideMerge(watched),
       Layer.provideMerge(Layer.succeed(Settings, settings)),

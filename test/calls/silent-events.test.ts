@@ -20,7 +20,7 @@ import { LiveKit } from "../../src/livekit/livekit.ts"
 import { Routing } from "../../src/routing/routing.ts"
 import { Sessions } from "../../src/sessions/sessions.ts"
 import { Keys } from "../../src/webhook/keys.ts"
-import { around, databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer, patience, textOf } from "../support/engines.ts"
 import { joinEvent } from "../support/events.ts"
 import { apiKey, apiSecret, coreSecret, toBytes } from "../support/service.ts"
 import { settingsOf } from "../support/settings.ts"
@@ -36,7 +36,7 @@ const counting = Layer.effect(
   Effect.map(Database, (database) =>
     around(database, (run, statement) =>
       Effect.suspend(() => {
-        asked.push(("sql" in statement ? statement : statement.compile()).sql)
+        asked.push(textOf(statement))
         return run
       }),
     ),
@@ -51,7 +51,7 @@ const makeRuntime = () => {
   })
   const base = Layer.provideMerge(databaseLayer("postgres"), Layer.succeed(Settings, settings))
   const writers = Layer.mergeAll(Ledger.layer, CallLog.layer, Sessions.layer).pipe(
-    Layer.provideMerge(Backlog.layer),
+    Layer.provideMerge(Layer.provide(Backlog.layer, patience)),
     Layer.provide(counting),
   )
   const caches = Layer.mergeAll(Fleet.layer, TrunkDirectory.layer, Routing.layer).pipe(

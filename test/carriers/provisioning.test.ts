@@ -21,6 +21,7 @@ import { isCallRoom } from "../../src/dispatch/filter-room.ts"
 import type { DispatchRule, InboundTrunk } from "../../src/livekit/sip.ts"
 import { decodeEvent } from "../../src/webhook/event.ts"
 import { joinEvent } from "../support/events.ts"
+import { cases } from "../support/properties.ts"
 import { toBytes } from "../support/service.ts"
 
 const did = "+15557654321"
@@ -275,6 +276,7 @@ describe("rules", () => {
           expected.map(({ id }) => id),
         )
       }),
+      cases,
     )
     expect(priorityOf(aRule())).toBe(2_101)
   })

@@ -6,12 +6,11 @@ import pg from "pg"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
-import { makePostgres } from "../../src/database/postgres.ts"
 import { query } from "../../src/database/schema.ts"
 import { batch } from "../../src/database/statement.ts"
 import { together } from "../../src/database/together.ts"
 import { databaseKinds, makePostgresDatabase } from "../support/databases.ts"
-import { around, databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer, patientPostgres } from "../support/engines.ts"
 
 interface Note {
   readonly id: string
@@ -117,7 +116,8 @@ describe.each(databaseKinds)("on %s", (kind) => {
   it("two of one name are never in one statement", async () => {
     const told = await all(["twin", "twin", "other"].map((id) => ({ id, share: 1 })))
     expect(told.map(({ _tag }) => _tag).sort()).toEqual(["Failure", "Success", "Success"])
-    expect(sizes).toEqual([2, 1])
+    // Where the second of them is there first, the others ask alone.
+    expect(sizes.slice(0, 2)).toEqual([2, 1])
   })
 
   it("whoever goes before it is asked is left out", async () => {
@@ -147,7 +147,7 @@ it("where the database cannot be asked everybody is told, and nobody asks again 
 describe("on postgres, while a row is locked", () => {
   it("only those who need it wait", async () => {
     const made = await makePostgresDatabase()
-    const engine = makePostgres(made.url)
+    const engine = patientPostgres(made.url)
     const layer = Layer.effect(Database, Database.make(engine))
     const locker = new pg.Client({ connectionString: made.url })
     await locker.connect()

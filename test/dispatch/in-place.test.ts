@@ -4,19 +4,19 @@ import { Effect, Layer, ManagedRuntime } from "effect"
 import pg from "pg"
 import { afterAll, beforeAll, expect, it } from "vitest"
 import { Database } from "../../src/database/database.ts"
-import { makePostgres } from "../../src/database/postgres.ts"
 import { type ClaimInput, newCalls } from "../../src/dispatch/claim-statement.ts"
 import { Accepted } from "../../src/dispatch/outcome.ts"
 import { renewStatement, settlings } from "../../src/dispatch/settle-statements.ts"
 import { makeCall } from "../support/calls.ts"
 import { makePostgresDatabase, type PostgresDatabase } from "../support/databases.ts"
+import { patientPostgres } from "../support/engines.ts"
 
 let made: PostgresDatabase
 let client: pg.Client
 
 beforeAll(async () => {
   made = await makePostgresDatabase()
-  const layer = Layer.effect(Database, Database.make(makePostgres(made.url)))
+  const layer = Layer.effect(Database, Database.make(patientPostgres(made.url)))
   const runtime = ManagedRuntime.make(layer)
   await runtime.runPromise(Effect.flatMap(Database, ({ migrated }) => migrated))
   await runtime.dispose()
@@ -58,13 +58,14 @@ const updates = async () => {
 }
 
 it("a hand-over that goes on and ends writes into no index of its call again, while there is room beside it", async () => {
-  const inputs = Array.from({ length: 20 }, (_, n) => inputOf(n))
   const run = ({ parameters, sql }: { parameters: ReadonlyArray<unknown>; sql: string }) =>
     client.query(sql, [...parameters])
-  expect((await run(newCalls.statement(inputs))).rows).toHaveLength(20)
   expect(await updates()).toEqual({ all: 0, hot: 0 })
   const answer = { status: 200, contentType: "text/plain", body: new Uint8Array(100) }
-  for (const { claimId, rowId } of inputs) {
+  for (let n = 0; n < 20; n++) {
+    const input = inputOf(n)
+    const { claimId, rowId } = input
+    expect((await run(newCalls.statement([input]))).rows).toHaveLength(1)
     expect((await run(renewStatement(rowId, claimId))).rows).toHaveLength(1)
     const held = { callRowId: rowId, claimId, attempt: 1 }
     const settling = { held, outcome: new Accepted({ answer }), tookMs: { relay: 2 } }

@@ -15,7 +15,7 @@ import { Accepted } from "../../src/dispatch/outcome.ts"
 import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
-import { around, databaseLayer } from "../support/engines.ts"
+import { around, databaseLayer, longLeases } from "../support/engines.ts"
 import { settingsOf } from "../support/settings.ts"
 import { eventually } from "../support/waiting.ts"
 
@@ -45,7 +45,14 @@ describe.each(databaseKinds)("on %s", (kind) => {
       Layer.provide(CallLog.layer, database),
     ),
   )
-  beforeAll(() => runtime.runPromise(Effect.flatMap(Database, ({ migrated }) => migrated)))
+  beforeAll(() =>
+    runtime.runPromise(
+      Effect.andThen(
+        Effect.flatMap(Database, ({ migrated }) => migrated),
+        longLeases,
+      ),
+    ),
+  )
   afterAll(() => runtime.dispose())
 
   const worker = (name: string): WorkerRef => ({ kind: "fleet", name, url: `http://${name}` })

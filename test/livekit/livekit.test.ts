@@ -347,15 +347,15 @@ describe("LiveKit was silent", () => {
   it.each<[string, Behaviour, number]>([
     ["does nothing", hang, 0],
     ["does it and says nothing", workAndHang, 1],
-    ["is slow", later(5_000), 0],
+    ["is slow", later(60_000), 0],
   ])("where it %s within the time; the request is broken off", async (_, behaviour, done) => {
     const api = await anApi()
     api.addRoom(room)
     for (const name of calls) api.behaviour[methodOf[name]] = behaviour
-    const errors = await Promise.all(calls.map((name) => make(api.url, name, 1_000)))
-    expect(errors).toEqual(Array(3).fill({ _tag: "LiveKitSilent", reason: "no answer within 1000 ms" }))
+    const errors = await Promise.all(calls.map((name) => make(api.url, name, 5_000)))
+    expect(errors).toEqual(Array(3).fill({ _tag: "LiveKitSilent", reason: "no answer within 5000 ms" }))
     expect(api.dispatches).toHaveLength(done)
-    await eventually("all are broken off", () => api.requests.every(({ brokenOff }) => brokenOff), 5_000)
+    await eventually("all are broken off", () => api.requests.every(({ brokenOff }) => brokenOff))
     expect(api.requests).toHaveLength(3)
   })
 })
@@ -363,7 +363,7 @@ describe("LiveKit was silent", () => {
 it("any time limit will do, whole or not", async () => {
   const api = await anApi()
   // As seconds and back these are no whole milliseconds, or no whole ones to begin with.
-  for (const withinMs of [1_001, 1_009, 2_003.7, 4_007, 9_999.99, 120_000]) {
+  for (const withinMs of [2_003.7, 4_007, 9_999.99, 10_001, 10_009, 120_000]) {
     expect(await make(api.url, "participants", withinMs)).toMatchObject({ _tag: "Ok" })
   }
 })

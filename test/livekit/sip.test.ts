@@ -18,6 +18,7 @@ import {
   workAndHang,
 } from "../support/livekit-api.ts"
 import { type ApiTrunk, makeSipApi } from "../support/livekit-sip.ts"
+import { cases } from "../support/properties.ts"
 import { apiKey, apiSecret } from "../support/service.ts"
 import { settingsOf } from "../support/settings.ts"
 
@@ -94,7 +95,7 @@ describe("an inbound trunk", () => {
         const conflicts = trunkConflicts(ours.numbers, ours.callers, others)
         expect("_tag" in answer && answer._tag === "LiveKitRefused").toBe(conflicts.length > 0)
       }),
-      { numRuns: 60 },
+      { ...cases, numRuns: 60 },
     )
   })
 })
@@ -166,12 +167,12 @@ describe("a dispatch rule", () => {
 
 describe("LiveKit's clock", () => {
   it("is read from any answer, a refusal too", async () => {
-    const near = { date: expect.closeTo(Date.now(), -4), accepted: true }
-    expect(await ask((service) => service.serverTime(within))).toEqual(near)
+    const near = () => ({ date: expect.closeTo(Date.now(), -4), accepted: true })
+    expect(await ask((service) => service.serverTime(within))).toEqual(near())
     const wrong = await ask((service) => service.serverTime(within), { secret: "wrong".repeat(8) })
-    expect(wrong).toEqual({ ...near, accepted: false })
+    expect(wrong).toEqual({ ...near(), accepted: false })
     api.behaviour["ListRooms"] = answerBody("nonsense")
-    expect(await ask((service) => service.serverTime(within))).toEqual(near)
+    expect(await ask((service) => service.serverTime(within))).toEqual(near())
     api.behaviour["ListRooms"] = (_, response) => {
       response.sendDate = false
       response.end("{}")
@@ -182,7 +183,7 @@ describe("LiveKit's clock", () => {
 
 describe("a failure", () => {
   const make = (options?: { readonly secret?: string; readonly url?: string }) =>
-    ask((service) => service.createInboundTrunk(wantedTrunk, 1_000), options)
+    ask((service) => service.createInboundTrunk(wantedTrunk, 5_000), options)
 
   it.each<[string, Behaviour, object, string]>([
     [

@@ -15,7 +15,7 @@ import { Accepted, Ambiguous, NotSent, type Outcome, Rejected } from "../../src/
 import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { makeCall } from "../support/calls.ts"
 import { databaseKinds } from "../support/databases.ts"
-import { databaseLayer } from "../support/engines.ts"
+import { databaseLayer, longLeases } from "../support/engines.ts"
 import { cases } from "../support/properties.ts"
 import { settingsOf } from "../support/settings.ts"
 
@@ -207,7 +207,14 @@ describe.each(databaseKinds)("the ledger on %s", (kind) => {
   )
   let calls = 0
 
-  beforeAll(() => runtime.runPromise(Effect.flatMap(Database, ({ migrated }) => migrated)))
+  beforeAll(() =>
+    runtime.runPromise(
+      Effect.andThen(
+        Effect.flatMap(Database, ({ migrated }) => migrated),
+        longLeases,
+      ),
+    ),
+  )
   afterAll(async () => {
     await other.dispose()
     await runtime.dispose()

@@ -242,7 +242,7 @@ describe.each(databaseKinds)("routing on %s", (kind) => {
     expect(await routing.known("+15550000600")).toEqual({ _tag: "Unreachable" })
     const waited = performance.now() - begun
     expect(waited).toBeGreaterThan(900)
-    expect(waited).toBeLessThan(3_000)
+    expect(waited).toBeLessThan(10_000)
   })
 
   it("takes no answer that was asked for before a change for one that was asked for after it", async () => {

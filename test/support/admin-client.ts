@@ -6,6 +6,7 @@ import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js"
 import formats from "ajv-formats"
 import { type AxiosRequestConfig, type AxiosResponse, OpenAPIClientAxios } from "openapi-client-axios"
 import { root } from "./processes.ts"
+import { untilLetIn } from "./service.ts"
 
 export const adminToken = "the-token-of-the-operator"
 
@@ -132,14 +133,19 @@ export const adminOf =
   async (operationId, parameters = {}, body, headers = {}) => {
     const operation = operationNamed(operationId)
     const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body)
-    const response = await client[operationId]!(parameters, text, {
-      baseURL: url,
-      headers: {
-        ...(token === "" ? {} : { authorization: `Bearer ${token}` }),
-        ...(text === undefined ? {} : { "content-type": "application/json" }),
-        ...headers,
-      },
-    })
+    const ask = () =>
+      client[operationId]!(parameters, text, {
+        baseURL: url,
+        headers: {
+          ...(token === "" ? {} : { authorization: `Bearer ${token}` }),
+          ...(text === undefined ? {} : { "content-type": "application/json" }),
+          ...headers,
+        },
+      })
+    const response = await untilLetIn(
+      ask,
+      ({ data, status }) => status === 503 && parsed(data)?.detail === "Overloaded",
+    )
     const told = {
       status: response.status,
       type: response.headers["content-type"]?.toString() ?? null,

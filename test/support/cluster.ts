@@ -2,20 +2,10 @@
 
 import type { EventEmitter } from "node:events"
 import { chmod, mkdtemp, rm } from "node:fs/promises"
-import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import pg from "pg"
-
-const freePort = () =>
-  new Promise<number>((resolve, reject) => {
-    const server = createServer()
-    server.once("error", reject)
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0))
-    })
-  })
+import { freePorts } from "./ports.ts"
 
 // Importing it leaves listeners behind that end the process with a code of their own, whatever has failed. Those
 // for signals may stay: they stop the cluster of a run that is interrupted.
@@ -42,7 +32,7 @@ export const startCluster = async (settings: ReadonlyArray<string> = []): Promis
   // initdb runs as another user where we are root: the directory above the data must let it in.
   const parent = await mkdtemp(join(tmpdir(), "switchhook-postgres-"))
   await chmod(parent, 0o777)
-  const port = await freePort()
+  const [port = 0] = await freePorts(1)
   const EmbeddedPostgres = await importEmbeddedPostgres()
   const cluster = new EmbeddedPostgres({
     databaseDir: join(parent, "data"),

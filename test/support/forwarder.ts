@@ -1,6 +1,7 @@
 // A TCP forwarder that a test can take away and bring back: a database, or a network, that fails.
 
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net"
+import { onFreePort } from "./ports.ts"
 
 export interface Forwarder {
   readonly port: number
@@ -51,7 +52,7 @@ export const startForwarder = async (
       server.once("error", reject)
       server.listen(port, "127.0.0.1", () => resolve(server))
     })
-  let server = await listen(0)
+  let server = await onFreePort(listen)
   const { port } = server.address() as AddressInfo
   const cut = () =>
     new Promise<void>((resolve) => {

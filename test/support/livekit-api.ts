@@ -3,6 +3,7 @@
 import { createHmac, randomBytes } from "node:crypto"
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import type { AddressInfo } from "node:net"
+import { onFreePort } from "./ports.ts"
 import { sleep } from "./waiting.ts"
 
 // ---- Twirp: errors, and what a service is made of
@@ -659,7 +660,7 @@ export const startLiveKitApi = async (options: LiveKitApiOptions): Promise<LiveK
       listening.once("error", reject)
       listening.listen(port, "127.0.0.1", () => resolve(listening))
     })
-  let server = await listen(0)
+  let server = await onFreePort(listen)
   const { port } = server.address() as AddressInfo
 
   return {

@@ -23,3 +23,12 @@ export const freePorts = async (count: number): Promise<ReadonlyArray<number>> =
   for (const server of found.values()) await new Promise((resolve) => server.close(resolve))
   return [...found.keys()]
 }
+
+/** Listens on such a port, which stays one's own while nobody listens there for some time. */
+export const onFreePort = async <A>(listen: (port: number) => Promise<A>, triesLeft = 10): Promise<A> => {
+  const [port = 0] = await freePorts(1)
+  return listen(port).catch((error) => {
+    if (error?.code !== "EADDRINUSE" || triesLeft === 0) throw error
+    return onFreePort(listen, triesLeft - 1)
+  })
+}

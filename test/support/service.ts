@@ -4,6 +4,7 @@ import type { ChildProcess } from "node:child_process"
 import { type Answered, post, signBody } from "../../src/commands/signing.ts"
 import { ownRuntime, type Running, type Runtime, signal, start } from "./processes.ts"
 import { scratchDirectory } from "./scratch.ts"
+import { sleep } from "./waiting.ts"
 
 export const apiKey = "devkey"
 export const apiSecret = "devsecretdevsecretdevsecretdevsecret"
@@ -24,6 +25,18 @@ export interface Service {
   /** Signs and posts bytes or an object as LiveKit does. */
   readonly ring: (body: unknown) => Promise<Answered>
   readonly get: (path: string) => Promise<{ readonly status: number; readonly text: string }>
+}
+
+/** Sends it again, as LiveKit does, while the service turns it away because of its load: then nothing was begun. */
+export const untilLetIn = async <A>(
+  send: () => Promise<A>,
+  isTurnedAway: (told: A) => boolean,
+): Promise<A> => {
+  for (let tries = 0; ; tries++) {
+    const told = await send()
+    if (!isTurnedAway(told) || tries === 40) return told
+    await sleep(500)
+  }
 }
 
 /** The bytes of a body: an object as JSON, a string or bytes as they are. */
@@ -104,7 +117,11 @@ export const startService = async (
     },
     ring: async (body) => {
       const bytes = toBytes(body)
-      return post(webhook, bytes, await signBody(bytes, apiKey, apiSecret))
+      const authorization = await signBody(bytes, apiKey, apiSecret)
+      return untilLetIn(
+        () => post(webhook, bytes, authorization),
+        ({ body, status }) => status === 503 && body.includes("Overloaded"),
+      )
     },
     get: async (path) => {
       const response = await fetch(url + path)

@@ -5,13 +5,14 @@ import type { ServerResponse } from "node:http"
 import { connect, type Socket } from "node:net"
 import { fileURLToPath } from "node:url"
 import { type SampleWorker, startSampleWorker } from "../../src/commands/sample-worker.ts"
+import { onFreePort } from "./ports.ts"
 import { root, signal } from "./processes.ts"
 import { coreSecret } from "./service.ts"
 
 let started = 0
 
 export const startWorker = (name = `worker-${++started}`): Promise<SampleWorker> =>
-  startSampleWorker({ name, secret: coreSecret })
+  onFreePort((port) => startSampleWorker({ name, secret: coreSecret, port }))
 
 /** Reports no load and no capacity: the simplest worker there can be. */
 export const plainHealth = { status: 200, body: {} } as const
@@ -93,7 +94,8 @@ export const startFreezableWorker = async (): Promise<FreezableWorker> => {
         fillers.push(filler)
         hanging = await new Promise<boolean>((resolve) => {
           filler.once("connect", () => resolve(false))
-          setTimeout(() => resolve(true), 300)
+          // Whatever is there to be read comes before that.
+          setTimeout(() => setImmediate(() => resolve(filler.connecting)), 300)
         })
       }
     },
