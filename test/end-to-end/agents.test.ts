@@ -34,7 +34,7 @@ import {
 } from "../support/livekit-api.ts"
 import { runtimes, signal } from "../support/processes.ts"
 import { apiKey, apiSecret, launch, type Service } from "../support/service.ts"
-import { eventually, sleep } from "../support/waiting.ts"
+import { eventually } from "../support/waiting.ts"
 
 /** What a first delivery is answered once the agent is dispatched. */
 const dispatchedAs = (agent: string, id: unknown) => ({
@@ -115,7 +115,7 @@ describe.each(runtimes)("agents on %s", (runtime) => {
   let other: Service
 
   beforeAll(async () => {
-    stage = await startAgentStage(runtime, { INBOUND_TARGET: "agent" })
+    stage = await startAgentStage(runtime, { INBOUND_TARGET: "agent" }, { watch: false })
     other = await stage.replica()
     await eventually("ready", async () => (await other.get("/readyz")).status === 200)
   })
@@ -220,7 +220,9 @@ describe.each(runtimes)("agents on %s", (runtime) => {
     })
 
     it("is dispatched where its caller is not yet among the participants", async () => {
-      const join = stage.arrive(numbers.agent, { present: "nobody" })
+      // From a sender whose clock is ahead, which leaves more time until it counts as late.
+      const createdAt = String(Math.floor(Date.now() / 1_000) + 4)
+      const join = stage.arrive(numbers.agent, { present: "nobody", event: { createdAt } })
       expect((await first(join)).status).toBe(200)
       await expectDispatchedOnce(join, agents.campaign)
     })
@@ -296,7 +298,13 @@ describe.each(runtimes)("agents on %s", (runtime) => {
       for (let round = 0; round < 10; round++) {
         const joins = Array.from({ length: 20 }, () => stage.arrive(numbers.agent, { caller }))
         const answers = await Promise.all(
-          joins.map((join, call) => ring(call % 2 === 0 ? stage.service : other, join)),
+          joins.map((join, call) =>
+            // LiveKit has 2 s to say who is in a room; where that is too short, the next delivery asks again.
+            eventually("LiveKit has said it", async () => {
+              const answer = await ring(call % 2 === 0 ? stage.service : other, join)
+              return (answer.body as { detail?: string }).detail === "No agent" ? undefined : answer
+            }),
+          ),
         )
         expect(answers.map(({ status }) => status)).toEqual(Array(20).fill(200))
         expect(joins.map((join) => stage.dispatched(join).length)).toEqual(Array(20).fill(1))
@@ -367,12 +375,11 @@ describe.each(runtimes)("agents on %s", (runtime) => {
   describe("where LiveKit answers", () => {
     it.concurrent("slowly and then not at all, the hand-over takes 10 s, asking included", async () => {
       const join = stage.arrive(numbers.agent)
-      stage.behave(join, "ListParticipants", later(1_700))
-      stage.behave(join, "ListDispatch", later(1_700))
+      stage.behave(join, "ListParticipants", later(500))
+      stage.behave(join, "ListDispatch", later(500))
       stage.behave(join, "CreateDispatch", hang)
-      const answer = await first(join)
-      expect(answer).toMatchObject(dispatchFailed)
-      expect(answer.tookMs).toBeLessThan(11_500)
+      expect(await first(join)).toMatchObject(dispatchFailed)
+      expect(await stage.waitedMs(join)).toBeLessThanOrEqual(9_500)
       const broken = () => stage.asked(join, "CreateDispatch").filter(({ brokenOff }) => brokenOff).length
       await eventually("the request is broken off", () => broken() === 1)
     })
@@ -383,7 +390,9 @@ describe.each(runtimes)("agents on %s", (runtime) => {
       stage.behave(join, method, behaviour)
       const answer = await first(join)
       expect(answer).toMatchObject(outcome === "not-sent" ? noAgent : dispatchFailed)
-      expect(answer.tookMs).toBeLessThan(13_000)
+      expect(answer.tookMs).toBeLessThan(25_000)
+      if (behaviour === hang || behaviour === workAndHang)
+        expect(await stage.waitedMs(join)).toBeLessThanOrEqual(10_000)
       expect(stage.asked(join, "CreateDispatch")).toHaveLength(method === "CreateDispatch" ? 1 : 0)
       expect(await stage.row(join)).toMatchObject({
         state: outcome === "not-sent" ? "waiting" : "uncertain",
@@ -595,8 +604,11 @@ describe.each(runtimes)("agents on %s", (runtime) => {
     await eventually("LiveKit is asked", () => stage.asked(join, "ListDispatch").length === 1)
     signal(stopped.process, "SIGSTOP")
     try {
-      await sleep(3_300)
-      expect(await first(join)).toMatchObject(replayOf("ambiguous"))
+      const answer = await eventually("the lease has lapsed", async () => {
+        const answered = await first(join)
+        return answered.status === 503 ? undefined : answered
+      })
+      expect(answer).toMatchObject(replayOf("ambiguous"))
       expect(await stage.row(join)).toMatchObject({ state: "uncertain" })
     } finally {
       signal(stopped.process, "SIGCONT")

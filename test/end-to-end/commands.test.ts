@@ -407,8 +407,11 @@ describe.each(runtimes)("demo on %s", (runtime) => {
   it.each(signals)("leaves nothing behind when %s interrupts it", { timeout: 60_000 }, async (signal) => {
     const { child, ended, output } = begin("demo", [], {}, runtime)
     // At once: its calls take no longer than a tenth of a second.
+    let sent = false
     child.stdout.on("data", () => {
-      if (urlOf(output()) !== undefined) process.kill(child.pid!, signal)
+      if (sent || urlOf(output()) === undefined) return
+      sent = true
+      process.kill(child.pid!, signal)
     })
     expect((await ended).code).toBe(130)
     await expectNothingLeft(output())

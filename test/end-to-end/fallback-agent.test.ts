@@ -33,7 +33,7 @@ describe.each(runtimes)("the fallback agent on %s", (runtime) => {
   let plain: Service
 
   beforeAll(async () => {
-    stage = await startAgentStage(runtime, { FALLBACK_AGENT: agents.fallback })
+    stage = await startAgentStage(runtime, { FALLBACK_AGENT: agents.fallback }, { watch: false })
     plain = await stage.replica({ FALLBACK_AGENT: "" })
     await until("up")
   })
@@ -143,9 +143,8 @@ describe.each(runtimes)("the fallback agent on %s", (runtime) => {
     it.runIf(runtime === ownRuntime)("does not stand in for a worker that hangs", async () => {
       behave(() => {})
       const join = stage.arrive(numbers.fleet)
-      const answer = await first(join)
-      expect(answer).toMatchObject(dispatchFailed)
-      expect(answer.tookMs).toBeLessThan(13_000)
+      expect(await first(join)).toMatchObject(dispatchFailed)
+      expect(await stage.waitedMs(join)).toBeLessThanOrEqual(10_000)
       await expectKept(join, "uncertain", { outcome: "ambiguous" })
     })
 
@@ -234,7 +233,7 @@ describe.each(runtimes)("the fallback agent on %s", (runtime) => {
       expect(await stage.row(join)).toMatchObject({ state: "waiting", outcome: "not-sent" })
       await stage.worker.restart()
       await until("up")
-      // Or the watch was faster.
+      // Or the worker was slow to answer a probe, and the agent is asked once more.
       await eventually("taken", async () => {
         const { body, status } = await first(join)
         return status === 200 && (body as { worker?: string }).worker === stage.worker.name

@@ -233,6 +233,8 @@ export interface AgentStage {
   readonly agentsIn: (join: JoinEvent) => ReadonlyArray<string>
   readonly row: (join: JoinEvent) => Promise<CallRow>
   readonly attempts: (join: JoinEvent) => Promise<ReadonlyArray<AttemptRow>>
+  /** How long (ms) the call's last hand-over waited for the answer that it did not get, as is stored of it. */
+  readonly waitedMs: (join: JoinEvent) => Promise<number>
   /** What the worker got of the call. */
   readonly relayed: (join: JoinEvent) => number
   /** Everything that any replica has printed. */
@@ -274,6 +276,21 @@ const joinTo = (dialed: string, caller: string, { attributes, participant, room,
     },
   })
 
+/** No call is ever due: what becomes of one is a delivery's work, however long a test takes between two. */
+const unwatch = async ({ query }: PostgresDatabase) => {
+  await query(
+    `CREATE FUNCTION unwatched() RETURNS trigger LANGUAGE plpgsql AS $$
+     BEGIN
+       NEW.watch_at := NULL;
+       RETURN NEW;
+     END $$`,
+  )
+  // Triggers fire in the order of their names: this one after those that say when a call is due.
+  await query(
+    "CREATE TRIGGER zz_unwatched BEFORE INSERT OR UPDATE ON calls FOR EACH ROW EXECUTE FUNCTION unwatched()",
+  )
+}
+
 const followed = (service: Service, ids: Ids) =>
   eventually("the numbers are known", async () => {
     const response = await fetch(`${service.url}/api/v1/webhooks/test`, {
@@ -284,10 +301,14 @@ const followed = (service: Service, ids: Ids) =>
     return (await response.text()).includes(ids.dids[numbers.tenant] ?? "")
   })
 
-/** Starts everything on that runtime, the service with `env`; ready, with the numbers known to it. */
+/**
+ * Starts everything on that runtime, the service with `env`; ready, with the numbers known to it. Without `watch` no
+ * call is handed over but by a delivery.
+ */
 export const startAgentStage = async (
   runtime: Runtime,
   env: Record<string, string> = {},
+  { watch = true }: { readonly watch?: boolean } = {},
 ): Promise<AgentStage> => {
   const database = await makePostgresDatabase()
   const worker = await startWorker()
@@ -317,6 +338,7 @@ export const startAgentStage = async (
   const service = await replica()
   await eventually("ready", async () => (await service.get("/readyz")).status === 200)
   const ids = await seed(database)
+  if (!watch) await unwatch(database)
   await followed(service, ids)
 
   const enter = ({ participant, room }: JoinEvent) => {
@@ -367,6 +389,14 @@ export const startAgentStage = async (
          FROM dispatch_attempts a JOIN calls c ON c.id = a.call_id WHERE c.sip_call_id = $1 ORDER BY a.attempt`,
         [callIdOf(join)],
       ),
+    waitedMs: async (join) => {
+      const rows = await database.query<{ reason: string | null }>(
+        `SELECT a.reason FROM dispatch_attempts a JOIN calls c ON c.id = a.call_id WHERE c.sip_call_id = $1
+         ORDER BY a.attempt DESC LIMIT 1`,
+        [callIdOf(join)],
+      )
+      return Number(/no answer within (\d+) ms/.exec(rows[0]?.reason ?? "")?.[1])
+    },
     relayed: (join) => worker.seen.filter(({ body }) => body["call_id"] === callIdOf(join)).length,
     output: () => services.map((started) => started.output()).join("\n"),
     stopServices,
