@@ -24,6 +24,8 @@ export interface Result {
   /** In real ms, whatever the scale. */
   readonly worstMs: number
   readonly deaths: number
+  /** A replica took the database for away, which the scenario leaves alone: then two may claim one call. */
+  readonly databaseSilent: boolean
   readonly tookS: number
   readonly statuses: Readonly<Record<string, number>>
   readonly violations: ReadonlyArray<Violation>
@@ -122,6 +124,9 @@ const play = async (scenario: Scenario): Promise<Result> => {
     rowsMissing: count("row missing"),
     worstMs: Math.round(worstLatency(stage.world.calls) / clockScale),
     deaths: stage.replicas.reduce((sum, { deaths }) => sum + deaths, 0),
+    databaseSilent:
+      scenario.sticky !== true &&
+      stage.replicas.some(({ printed }) => printed.includes('"message":"Database not usable')),
     tookS: Math.round((realMs() - startedAt) / 1000),
     statuses: Object.fromEntries(stage.sender.statuses),
     violations: violations.slice(0, 20),

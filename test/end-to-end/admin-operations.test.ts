@@ -78,7 +78,7 @@ beforeAll(async () => {
     const join = joinEvent()
     await open.ring(join)
     const told = await admin("calls.get", { id: join.participant.attributes["sip.callID"] ?? "" })
-    return told.body.lead !== null && told.body
+    return told.status === 200 && told.body.lead !== null && told.body
   })
   await eventually(
     "everything reached",
@@ -371,25 +371,32 @@ describe("each operation", () => {
 })
 
 it("deletes a carrier that is given a number at the same moment", async () => {
-  const [{ id }, added] = [await carrier(), number()]
-  const giver = new pg.Client({ connectionString: database.url })
-  await giver.connect()
-  let deleting: Promise<unknown>
-  try {
-    // It is there, as yet for nobody else to see.
-    await giver.query("BEGIN")
-    await giver.query("INSERT INTO dids (number, raw_number, carrier_id) VALUES ($1, $1, $2)", [added, id])
-    deleting = admin("carriers.delete", { id })
-    await eventually("it waits for the number", async () => {
-      const waiting =
-        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-      return (await database.query(waiting)).length > 0
-    })
-    await giver.query("COMMIT")
-  } finally {
-    await giver.end()
+  const attempt = async () => {
+    const [{ id }, added] = [await carrier(), number()]
+    const giver = new pg.Client({ connectionString: database.url })
+    await giver.connect()
+    try {
+      // It is there, as yet for nobody else to see.
+      await giver.query("BEGIN")
+      await giver.query("INSERT INTO dids (number, raw_number, carrier_id) VALUES ($1, $1, $2)", [added, id])
+      const deleting = admin("carriers.delete", { id })
+      await eventually("it waits for the number", async () => {
+        const waiting =
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return (await database.query(waiting)).length > 0
+      })
+      await giver.query("COMMIT")
+      return { added, deleted: await deleting }
+    } finally {
+      await giver.end()
+    }
   }
-  expect(await deleting).toMatchObject({ status: 200, body: { archived: false } })
+  // Nobody waits for the other one for longer than some seconds.
+  const { added, deleted } = await eventually("one that did not take too long", async () => {
+    const one = await attempt()
+    return one.deleted.status === 503 ? undefined : one
+  })
+  expect(deleted).toMatchObject({ status: 200, body: { archived: false } })
   const [left] = good(await admin("dids.list", { number: added })).items
   expect(left).toMatchObject({ number: added, carrier_id: null })
 })

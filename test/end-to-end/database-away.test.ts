@@ -159,7 +159,7 @@ describe.each(runtimes)("with the database away, on %s", (runtime) => {
       const begunAt = performance.now()
       expect(await ring(call)).toMatchObject({ status: 200, json: { ok: true } })
       // A second for noticing, and a margin for a busy machine.
-      expect(performance.now() - begunAt).toBeLessThan(5_000)
+      expect(performance.now() - begunAt).toBeLessThan(10_000)
       // The same caller in the same room, and yet another call.
       const again = joinEvent({ room: call.room })
       expect(await ring(again)).toMatchObject({ status: 200, replayed: false })

@@ -56,6 +56,21 @@ const run = async (
   return { code, output: output() }
 }
 
+// What it says, and rightly, where everything is slow for a moment.
+const slow = /took [\d.]+ s to answer|no answer within 500 ms/
+
+/** The doctor's word, asked again where all that was wrong may have passed. */
+const consult = async (
+  args: ReadonlyArray<string> = [],
+  env: Record<string, string> = {},
+  runtime?: Runtime,
+) => {
+  for (let times = 1; ; times++) {
+    const said = await run("doctor", args, env, runtime)
+    if (times === 3 || !slow.test(said.output)) return said
+  }
+}
+
 interface Report {
   readonly ok: boolean
   readonly errors: number
@@ -64,7 +79,7 @@ interface Report {
 }
 
 const examine = async (args: ReadonlyArray<string> = [], env: Record<string, string> = {}) => {
-  const { code, output } = await run("doctor", ["--json", ...args], env)
+  const { code, output } = await consult(["--json", ...args], env)
   const report: Report = JSON.parse(output)
   expect(code).toBe(report.ok ? 0 : 1)
   return report
@@ -104,7 +119,7 @@ afterAll(async () => {
 
 describe("doctor", () => {
   it.each(runtimes)("is all green on a healthy set-up (%s)", async (runtime) => {
-    const { code, output } = await run("doctor", ["--url", https.url], {}, runtime)
+    const { code, output } = await consult(["--url", https.url], {}, runtime)
     expect(output).not.toMatch(/^(warning|error)/m)
     for (const about of ["Settings", "Database", "LiveKit", "Clock", "Trunks", "Conflicts", "Numbers"])
       expect(output).toMatch(new RegExp(`^ok {7}${about}: `, "m"))
@@ -134,7 +149,7 @@ describe("doctor", () => {
   })
 
   it("warns, and does not fail, where the webhook was not given", async () => {
-    const { code, output } = await run("doctor")
+    const { code, output } = await consult()
     expect(code).toBe(0)
     expect(output).toMatch(/warning {2}Webhook: The webhook's URL was not given/)
     expect(output).toMatch(/\n {9}Why: \S.*\n {9}Fix: npm run doctor -- --url https:/)
@@ -152,7 +167,7 @@ describe("doctor", () => {
 
   it("tells everything that is wrong at once", async () => {
     const env = { LIVEKIT_API_SECRET: "wrong".repeat(8), DATABASE_URL: "postgres://me:hunter2@127.0.0.1:1/x" }
-    const { code, output } = await run("doctor", ["--url", `${https.url}/api/v1/livekit/webhok`], env)
+    const { code, output } = await consult(["--url", `${https.url}/api/v1/livekit/webhok`], env)
     expect(code).toBe(1)
     expect(output).toMatch(/error {4}Database: .*cannot be reached/)
     expect(output).toMatch(/error {4}LiveKit: It does not accept the key "devkey" \(401\)/)
@@ -201,7 +216,7 @@ describe("doctor", () => {
   })
 
   it("is refused an address that is none", async () => {
-    const { code, output } = await run("doctor", ["--url", "ftp://me:hunter2@there"])
+    const { code, output } = await consult(["--url", "ftp://me:hunter2@there"])
     expect(output).toContain("--url: expected an address like")
     expect(code).toBe(1)
   })
@@ -250,7 +265,8 @@ describe("the webhook", () => {
   })
 
   it("is plain http on another machine", async () => {
-    const findings = await found("http://switchhook.invalid")
+    // No name server is asked for a label this long.
+    const findings = await found(`http://${"x".repeat(64)}.invalid`)
     expect(findings).toMatchObject([
       { severity: "error", what: "The webhook is plain http" },
       { severity: "error", what: expect.stringMatching(/cannot be reached: unresolvable/) },

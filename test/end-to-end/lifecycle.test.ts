@@ -98,11 +98,15 @@ describe.each(runtimes)("on %s", (runtime) => {
     const database = await aPostgres()
     const worker = await aWorker()
     const service = await up(database, worker, runtime)
-    worker.behaviour.dispatch = slowly(4_000, 200, { finished: true })
+    let finish = () => {}
+    worker.behaviour.dispatch = (_, response) => {
+      finish = () => response.writeHead(200, { "content-type": "application/json" }).end('{"finished":true}')
+    }
     const ringing = service.ring(joinEvent({ callId: "SCL_term" }))
     await eventually("the worker has it", () => worker.seen.length === 1)
     const exited = service.stop("SIGTERM")
-    await eventually("not ready", async () => (await reasons(service)).includes("shutting down"), 3_000)
+    await eventually("not ready", async () => (await reasons(service)).includes("shutting down"))
+    finish()
     expect((await ringing).body).toBe('{"finished":true}')
     expect(await exited).toBe(0)
     expect(await database.query("SELECT state, outcome FROM calls")).toEqual([
@@ -247,6 +251,6 @@ describe("a database that is away", () => {
       worker.url,
     ])
     await database.query("UPDATE cache_versions SET version = version + 1 WHERE topic = 'system_settings'")
-    await eventually("the fleet is back", async () => (await service.get("/readyz")).status === 200, 6_000)
+    await eventually("the fleet is back", async () => (await service.get("/readyz")).status === 200, 15_000)
   })
 })

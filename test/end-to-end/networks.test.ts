@@ -254,15 +254,24 @@ describe.concurrent.each(runtimes)("on %s", { timeout: 90_000 }, (runtime) => {
     ])
     expect(await ring(service, "SCL_before")).toMatchObject(takenBy(fickle.name))
 
-    await writeFile(noNames, "")
-    // So that nothing is left of the connections that the name once led to.
-    await fickle.stop()
-    await fickle.restart()
-    expect(await ring(service, "SCL_elsewhere")).toMatchObject(takenBy(good.name))
-    expect(await row("SCL_elsewhere")).toEqual({
-      state: "accepted",
-      attempts: ["first not-sent", "good accepted"],
-    })
+    /** A call that is the first to notice: two probes may come before it. */
+    const callElsewhere = async () => {
+      for (let round = 0; round < 10; round++) {
+        await writeFile(noNames, "")
+        // So that nothing is left of the connections that the name once led to.
+        await fickle.stop()
+        await fickle.restart()
+        const callId = `SCL_elsewhere_${round}`
+        expect(await ring(service, callId)).toMatchObject(takenBy(good.name))
+        const stored = await row(callId)
+        if (stored?.attempts[0] !== "good accepted") return { callId, stored }
+        await rm(noNames)
+        await becomes("first", true)
+      }
+      throw new Error("the probes were always first")
+    }
+    const elsewhere = await callElsewhere()
+    expect(elsewhere.stored).toEqual({ state: "accepted", attempts: ["first not-sent", "good accepted"] })
     await becomes("first", false)
     await good.stop()
     await becomes("good", false)
@@ -278,7 +287,7 @@ describe.concurrent.each(runtimes)("on %s", { timeout: 90_000 }, (runtime) => {
     })
     await good.restart()
     expect(seenByCall(fickle).get("SCL_nobody")).toBe(1)
-    expect(seenByCall(fickle, good).get("SCL_elsewhere")).toBe(1)
+    expect(seenByCall(fickle, good).get(elsewhere.callId)).toBe(1)
   })
 
   it("connections whose other side is gone without a word: an idle one is not trusted, and costs no call", async ({
@@ -344,7 +353,7 @@ describe.concurrent.each(runtimes)("on %s", { timeout: 90_000 }, (runtime) => {
     })
     stage.behave(fleetCall, "ListParticipants", later(5_000))
     const agentCall = stage.arrive(numbers.agent)
-    stage.behave(agentCall, "CreateDispatch", later(10_500))
+    stage.behave(agentCall, "CreateDispatch", later(15_000))
 
     const dispatching = ringStage(stage.service, agentCall)
     const handed = await ringStage(stage.service, fleetCall)

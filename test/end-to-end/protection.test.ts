@@ -344,7 +344,11 @@ describe.each(runtimes)("not too much without a signature, on %s:", (runtime) =>
     await expectStatus(dispatchPath, 503)
     worker.behaviour.dispatch = respond(200, { ok: true })
     await expectStatus(dispatchPath, 200)
-    expectLimited(await sendUnsigned(service, dispatchPath, from), dispatchPath)
+    // All of this may have taken as long as it takes until one more is allowed, or some.
+    let told = await sendUnsigned(service, dispatchPath, from)
+    for (let sent = 1; sent < 6 && told.status === 401; sent++)
+      told = await sendUnsigned(service, dispatchPath, from)
+    expectLimited(told, dispatchPath)
   })
 
   it("a signed event does not use up what may be sent without a signature", async () => {

@@ -20,7 +20,9 @@ const begin = (args: ReadonlyArray<string>, env: Record<string, string> = {}) =>
 
 const run = (args: ReadonlyArray<string>, env?: Record<string, string>) => begin(args, env).ended
 
-const old = 300
+// One a batch they take seconds: long enough to be stopped on the way.
+const old = 1_200
+const shown = (count: number) => count.toLocaleString("en-US")
 
 describe.each(databaseKinds)("beside a service on %s", { timeout: 60_000 }, (kind) => {
   let database: TestDatabase
@@ -61,7 +63,7 @@ describe.each(databaseKinds)("beside a service on %s", { timeout: 60_000 }, (kin
   it("counts first, deletes then, is stopped and goes on, and calls are taken meanwhile", async () => {
     const ninetyDays = ["--older-than", "90d"]
     const dry = await run([...ninetyDays, "--dry-run"], database.env)
-    expect(dry).toEqual({ code: 0, output: `Would delete: ${old} calls, ${old} rooms.` })
+    expect(dry).toEqual({ code: 0, output: `Would delete: ${shown(old)} calls, ${shown(old)} rooms.` })
     expect(await calls()).toBe(old)
 
     const stopped = begin([...ninetyDays, "--batch", "1"], database.env)
@@ -77,7 +79,7 @@ describe.each(databaseKinds)("beside a service on %s", { timeout: 60_000 }, (kin
     expect(rest).toBeGreaterThan(0)
 
     const second = await run(ninetyDays, database.env)
-    expect(second).toEqual({ code: 0, output: expect.stringContaining(`Deleted: ${rest} call`) })
+    expect(second).toEqual({ code: 0, output: expect.stringContaining(`Deleted: ${shown(rest)} call`) })
     expect(await calls()).toBe(1)
     const third = await run(ninetyDays, database.env)
     expect(third).toEqual({ code: 0, output: "Deleted: 0 calls, 0 rooms." })

@@ -99,7 +99,7 @@ describe("the walk-through of the README", () => {
     expectShown(output, shown)
   }
 
-  it("goes from an empty database to an answered call", { timeout: 60_000 }, async () => {
+  it("goes from an empty database to an answered call", { timeout: 180_000 }, async () => {
     const { becomes, moved } = await onFreePorts(await readSteps())
     const [workers, service, helpers, ...others] = moved
     const last = others.pop()
