@@ -21,7 +21,6 @@ import { serverLayer } from "./http/server.ts"
 import { LiveKit } from "./livekit/livekit.ts"
 import { loadLayer } from "./load.ts"
 import { loggingLayer } from "./logging.ts"
-import { trimLayer } from "./memory.ts"
 import { Routing } from "./routing/routing.ts"
 import { Sessions } from "./sessions/sessions.ts"
 import { watchLayer } from "./watch/watch.ts"
@@ -29,7 +28,7 @@ import { Keys } from "./webhook/keys.ts"
 
 const logging = Layer.unwrap(Effect.map(Settings, loggingLayer))
 
-const service = Layer.mergeAll(banner, watchLayer, catchUpLayer, LiveKit.preload, trimLayer).pipe(
+const service = Layer.mergeAll(banner, watchLayer, catchUpLayer, LiveKit.preload).pipe(
   Layer.provideMerge(serverLayer),
   Layer.provideMerge(Layer.mergeAll(Draining.layer, InFlight.layer, RateLimit.layer, loadLayer)),
   Layer.provideMerge(Layer.mergeAll(Keys.layer, Ledger.layer, CallLog.layer, Sessions.layer)),
