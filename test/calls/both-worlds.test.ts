@@ -13,7 +13,6 @@ import { Settings } from "../../src/config.ts"
 import { Backlog } from "../../src/database/backlog.ts"
 import { Cache } from "../../src/database/cache.ts"
 import { Database } from "../../src/database/database.ts"
-import { makeEmbedded } from "../../src/database/embedded.ts"
 import { query } from "../../src/database/schema.ts"
 import { ask } from "../../src/dispatch/ask.ts"
 import { catchUpLayer } from "../../src/dispatch/catch-up.ts"
@@ -34,7 +33,7 @@ import {
   makePostgresDatabase,
   type PostgresDatabase,
 } from "../support/databases.ts"
-import { around, gaveWay, patience, patientPostgres } from "../support/engines.ts"
+import { around, gaveWay, makeOwnEmbedded, patience, patientPostgres } from "../support/engines.ts"
 import { joinEvent } from "../support/events.ts"
 import { cases } from "../support/properties.ts"
 import { apiKey, apiSecret, coreSecret, toBytes } from "../support/service.ts"
@@ -240,7 +239,7 @@ const makeStage = async (kind: DatabaseKind) => {
   const postgres = kind === "postgres" ? await makePostgresDatabase() : undefined
   const failures: Array<string> = []
   const makeReplica = async () => {
-    const engine = postgres === undefined ? await makeEmbedded(undefined) : patientPostgres(postgres.url)
+    const engine = postgres === undefined ? await makeOwnEmbedded() : patientPostgres(postgres.url)
     const watched = Layer.effect(
       Database,
       Effect.map(Database.make(engine), (database) =>

@@ -9,7 +9,6 @@ import { callKey, meetingOf } from "../../src/calls/call.ts"
 import { CallLog } from "../../src/calls/call-log.ts"
 import { type Pruning, prune } from "../../src/calls/prune.ts"
 import { Database } from "../../src/database/database.ts"
-import { makeEmbedded } from "../../src/database/embedded.ts"
 import type { Engine } from "../../src/database/engine.ts"
 import { query } from "../../src/database/schema.ts"
 import { askStatement } from "../../src/dispatch/ask-statement.ts"
@@ -20,7 +19,7 @@ import {
   makePostgresDatabase,
   type PostgresDatabase,
 } from "../support/databases.ts"
-import { patientPostgres } from "../support/engines.ts"
+import { makeOwnEmbedded, patientPostgres } from "../support/engines.ts"
 import { eventually } from "../support/waiting.ts"
 
 const day = 24 * 3_600_000
@@ -36,7 +35,7 @@ interface Stage {
 
 const makeStage = async (kind: DatabaseKind): Promise<Stage> => {
   const postgres = kind === "postgres" ? await makePostgresDatabase() : undefined
-  const engine = postgres === undefined ? await makeEmbedded(undefined) : patientPostgres(postgres.url)
+  const engine = postgres === undefined ? await makeOwnEmbedded() : patientPostgres(postgres.url)
   const runtime = ManagedRuntime.make(
     Layer.provideMerge(CallLog.layer, Layer.orDie(Layer.effect(Database, Database.make(engine)))),
   )

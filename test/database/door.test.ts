@@ -1,8 +1,5 @@
 // The embedded database in two hands: one process has it open, and another one asks through its door.
 
-import { mkdtemp, rm } from "node:fs/promises"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { Effect } from "effect"
 import { sql } from "kysely"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -11,6 +8,7 @@ import type { CommandEngine, Engine } from "../../src/database/engine.ts"
 import { toDatabaseError } from "../../src/database/errors.ts"
 import { migrate } from "../../src/database/migrations.ts"
 import { query } from "../../src/database/schema.ts"
+import { makeDataDir } from "../support/embedded-copies.ts"
 import { eventually, sleep } from "../support/waiting.ts"
 
 let dataDir: string
@@ -18,7 +16,8 @@ let inside: Engine
 let outside: CommandEngine
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), "switchhook-door-"))
+  const own = await makeDataDir()
+  dataDir = own.path
   inside = await makeEmbedded(dataDir)
   // A command that comes while the service is starting waits until its database is up to date.
   const reaching = reachEmbedded(dataDir)
@@ -29,7 +28,7 @@ beforeAll(async () => {
   return async () => {
     await outside.close()
     await inside.close()
-    await rm(dataDir, { recursive: true })
+    await own.drop()
   }
 })
 
@@ -102,7 +101,7 @@ describe("a session through the door", () => {
 })
 
 it("whoever asks learns that the process with the database has ended, and the next one opens it", async () => {
-  const other = await mkdtemp(join(tmpdir(), "switchhook-door-"))
+  const { drop, path: other } = await makeDataDir()
   const first = await makeEmbedded(other)
   await Effect.runPromise(migrate(first))
   const guest = await reachEmbedded(other)
@@ -113,5 +112,5 @@ it("whoever asks learns that the process with the database has ended, and the ne
   const next = await eventually("it is free", () => reachEmbedded(other).catch(() => undefined))
   expect(await rowsOf(next, "SELECT 1 AS n")).toEqual([{ n: 1 }])
   await next.close()
-  await rm(other, { recursive: true })
+  await drop()
 })

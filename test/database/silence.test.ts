@@ -6,14 +6,14 @@ import { TestClock } from "effect/testing"
 import { describe, expect } from "vitest"
 import { monotonicMs } from "../../src/clock.ts"
 import { Database } from "../../src/database/database.ts"
-import { makeEmbedded } from "../../src/database/embedded.ts"
 import { query } from "../../src/database/schema.ts"
+import { makeOwnEmbedded } from "../support/engines.ts"
 
 const one = query.selectFrom("calls").select("id").limit(1).compile()
 
 /** A database whose ping takes a while, and what became of each. */
 const withSlowPing = Effect.gen(function* () {
-  const engine = yield* Effect.promise(() => makeEmbedded(undefined))
+  const engine = yield* Effect.promise(makeOwnEmbedded)
   const ended: Array<"answered" | "broken off"> = []
   const ping = (signal: AbortSignal) =>
     new Promise<void>((resolve, reject) => {
@@ -25,7 +25,7 @@ const withSlowPing = Effect.gen(function* () {
 
 /** A database whose ping stays unanswered once it is told to. */
 const withDeafPing = Effect.gen(function* () {
-  const engine = yield* Effect.promise(() => makeEmbedded(undefined))
+  const engine = yield* Effect.promise(makeOwnEmbedded)
   let deaf = false
   let brokenOff = 0
   const ping = (signal: AbortSignal) => {
@@ -112,7 +112,7 @@ describe("a database whose ping is not answered", () => {
 
 /** A database that leaves its statements unanswered once it is told to. */
 const withDeafStatements = Effect.gen(function* () {
-  const engine = yield* Effect.promise(() => makeEmbedded(undefined))
+  const engine = yield* Effect.promise(makeOwnEmbedded)
   let deaf = false
   const never = new Promise<never>(() => {})
   const run: typeof engine.run = (statement) => (deaf ? never : engine.run(statement))

@@ -1,10 +1,8 @@
 // A fresh database for a test, of either kind, and what is needed to look into it from outside.
 
-import { mkdtemp, rm } from "node:fs/promises"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { inject } from "vitest"
 import { type ClusterDatabase, createDatabase } from "./cluster.ts"
+import { makeDataDir } from "./embedded-copies.ts"
 
 export const databaseKinds = ["embedded", "postgres"] as const
 export type DatabaseKind = (typeof databaseKinds)[number]
@@ -25,12 +23,8 @@ export const makePostgresDatabase = async (): Promise<PostgresDatabase> => {
 }
 
 export const makeEmbeddedDatabase = async (): Promise<TestDatabase> => {
-  const directory = await mkdtemp(join(tmpdir(), "switchhook-data-"))
-  return {
-    kind: "embedded",
-    env: { DATA_DIR: directory, EMBEDDED_DATABASE: "true" },
-    drop: () => rm(directory, { recursive: true, force: true }),
-  }
+  const { drop, path } = await makeDataDir()
+  return { kind: "embedded", env: { DATA_DIR: path, EMBEDDED_DATABASE: "true" }, drop }
 }
 
 export const makeDatabase = (kind: DatabaseKind): Promise<TestDatabase> =>

@@ -10,6 +10,7 @@ import type { DatabaseError } from "../../src/database/errors.ts"
 import { makePostgres } from "../../src/database/postgres.ts"
 import { query } from "../../src/database/schema.ts"
 import { type DatabaseKind, makePostgresDatabase } from "./databases.ts"
+import { makeDataDir } from "./embedded-copies.ts"
 
 const longMs = 60_000
 
@@ -21,6 +22,19 @@ export const patientPostgres = (url: string): Engine => ({
   ...makePostgres(url, { connectionTimeoutMillis: longMs, query_timeout: longMs }),
   ping: async () => {},
 })
+
+/** An embedded database of one's own. */
+export const makeOwnEmbedded = async (): Promise<Engine> => {
+  const { drop, path } = await makeDataDir()
+  const engine = await makeEmbedded(path)
+  return {
+    ...engine,
+    close: async () => {
+      await engine.close()
+      await drop()
+    },
+  }
+}
 
 /** Leases go on for an hour, unless they lapse: a machine that stops for some seconds ends none. */
 export const longLeases: Effect.Effect<void, DatabaseError, Database> = Effect.gen(function* () {
@@ -45,8 +59,7 @@ export const databaseLayer = (kind: DatabaseKind): Layer.Layer<Database> =>
   Layer.effect(
     Database,
     Effect.gen(function* () {
-      if (kind === "embedded")
-        return yield* Database.make(yield* Effect.promise(() => makeEmbedded(undefined)))
+      if (kind === "embedded") return yield* Database.make(yield* Effect.promise(makeOwnEmbedded))
       const database = yield* Effect.acquireRelease(Effect.promise(makePostgresDatabase), (made) =>
         Effect.promise(made.drop),
       )

@@ -11,6 +11,9 @@ const ofRun = "SWITCHHOOK_TEST_RUN"
 
 let made: string | undefined
 
+/** That of all processes of a run. */
+export const runDirectory = (): string => process.env[ofRun] ?? scratchDirectory()
+
 /** The same one each time; removed when the process ends, or the run. */
 export const scratchDirectory = (): string => {
   if (made !== undefined) return made
