@@ -1,5 +1,7 @@
 // What the doctor finds on our own side: settings, database, fleet and timeouts, each broken in one way.
 
+import { mkdtemp, rm } from "node:fs/promises"
+import { join } from "node:path"
 import { Effect } from "effect"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import type { BadSettings } from "../../src/config.ts"
@@ -10,7 +12,8 @@ import { checkTimeouts } from "../../src/doctor/check-timeouts.ts"
 import type { Finding } from "../../src/doctor/finding.ts"
 import { lookAtDatabase } from "../../src/doctor/look-at-database.ts"
 import type { World } from "../../src/doctor/world.ts"
-import { makeEmbeddedDatabase, makePostgresDatabase } from "../support/databases.ts"
+import { makePostgresDatabase } from "../support/databases.ts"
+import { scratchDirectory } from "../support/scratch.ts"
 import { settingsFrom, settingsOf } from "../support/settings.ts"
 import { plainHealth, startWorker } from "../support/workers.ts"
 import { answering, type Front, onlyPost, startFront } from "./front.ts"
@@ -130,15 +133,15 @@ describe("the database", () => {
   })
 
   it("was never made, and is not made now", async () => {
-    const embedded = await makeEmbeddedDatabase()
+    const directory = await mkdtemp(join(scratchDirectory(), "never-made-"))
     try {
-      const { database } = settingsOf(embedded.env)
+      const { database } = settingsOf({ DATA_DIR: directory, EMBEDDED_DATABASE: "true" })
       const view = await Effect.runPromise(lookAtDatabase(database))
       expect(view).toMatchObject({ kind: "not made" })
       expect(await found(view)).toEqual([problem("warning", /no embedded database/, "npm run migrate")])
       expect(await Effect.runPromise(lookAtDatabase(database))).toEqual(view)
     } finally {
-      await embedded.drop()
+      await rm(directory, { recursive: true })
     }
   })
 })
