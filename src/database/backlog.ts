@@ -31,6 +31,7 @@ export type Writers = Readonly<Record<string, (body: unknown) => Effect.Effect<u
 export const Patience: Context.Reference<number> = Context.Reference<number>("switchhook/database/Patience", {
   defaultValue: () => 1_000,
 })
+
 const tryAgainAfter = "500 millis"
 const adoptEvery = "10 seconds"
 const flushFor = "3 seconds"

@@ -9,6 +9,7 @@ import { makePostgresDatabase, type PostgresDatabase } from "../support/database
 import { type Runtime, runtimes, signal, start } from "../support/processes.ts"
 import { cases } from "../support/properties.ts"
 import { startService, toBytes } from "../support/service.ts"
+import { rowsIn } from "../support/tap.ts"
 import { makeToken } from "../support/tokens.ts"
 import { eventually } from "../support/waiting.ts"
 
@@ -52,15 +53,6 @@ const trialOf = ({ status, text, type }: Told): Answer => {
   const { response, ...rest } = JSON.parse(text)
   expect(rest).toEqual({ success: true, message: "Test webhook processed" })
   return response
-}
-
-const rowsIn = async (database: PostgresDatabase) => {
-  const tables = await database.query<{ name: string }>(
-    "SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename",
-  )
-  const counts = tables.map(({ name }) => `SELECT '${name}' AS name, count(*) AS n FROM ${name}`)
-  const counted = await database.query<{ name: string; n: string }>(counts.join(" UNION ALL "))
-  return Object.fromEntries(counted.map(({ n, name }) => [name, n]))
 }
 
 const makeDatabase = async () => {
