@@ -24,7 +24,7 @@ const node = `${root}node_modules/.bin/node`
 const deno = `${root}node_modules/.bin/deno`
 const beside = (file: string) => `${root}test/bench/contenders/${file}`
 // As `npm start` and `deno task start` have it.
-const heap = ["--max-semi-space-size=8", "--no-concurrent-marking"]
+const heap = ["--max-semi-space-size=8", "--no-concurrent-marking", "--no-allocation-site-pretenuring"]
 const started = {
   command: [node, ...heap, `${root}src/main.ts`],
   env: {

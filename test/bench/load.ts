@@ -195,7 +195,8 @@ const pace = async (
       due = now
       while (sent < due && idle.length > 0) {
         late[sent] = sharedMs() - dueAt[sent]!
-        sendOn(idle.pop()!)
+        // In turn: one that lay idle for longer than a server's patience would be closed.
+        sendOn(idle.shift()!)
       }
     })
   })
