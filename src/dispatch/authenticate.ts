@@ -34,7 +34,7 @@ export const authenticityOf = (keys: Keys["Service"], request: SignedRequest): A
 /** The event that one of our keys has signed; `known` where that was seen already. */
 export const authenticate = (
   request: SignedRequest,
-  known?: Authentic | NotAuthentic,
+  known?: Authentic,
 ): Effect.Effect<Authentic, NotAuthentic, Keys> =>
   Effect.flatMap(Keys, (keys) => {
     const authenticity = known ?? authenticityOf(keys, request)

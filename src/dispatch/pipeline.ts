@@ -78,8 +78,8 @@ const unlessTooMuch = Effect.fnUntraced(function* (event: WebhookEvent) {
 })
 
 /**
- * How a request ends that needs nobody and nothing, as most do: its event moves nothing, and is passed by. Else what it
- * is, for `dispatch`; `undefined` where that is to look for itself.
+ * How a request ends that needs nobody and nothing, as most do: its event moves nothing, and is passed by, or it is not
+ * LiveKit's. Else what it is, for `dispatch`; `undefined` where that is to look for itself.
  */
 export const endAtOnce = (
   keys: Keys["Service"],
@@ -99,7 +99,7 @@ export const endAtOnce = (
 const stages = Effect.fnUntraced(function* (
   request: SignedRequest,
   seen: { event: string | undefined },
-  known: Authentic | NotAuthentic | undefined,
+  known: Authentic | undefined,
 ): Effect.fn.Return<Dispatched, PipelineError, PipelineNeeds> {
   yield* failpoint("received", request.body)
   const { event, ms } = yield* authenticate(request, known)
@@ -115,14 +115,15 @@ const stages = Effect.fnUntraced(function* (
 /** Verifies, records, filters, extracts, routes, selects, claims, hands over; `known` as `endAtOnce` has seen it. */
 export const dispatch = (
   request: SignedRequest,
-  known?: Authentic | NotAuthentic,
+  known?: Authentic,
 ): Effect.Effect<Dispatched, PipelineError, PipelineNeeds> =>
   Effect.suspend(() => {
     const seen: { event: string | undefined } = { event: undefined }
     return Effect.onExit(stages(request, seen, known), (exit) => {
       if (Exit.isSuccess(exit)) countEvent(seen.event, exit.value.replayed ? "Replayed" : "HandedOver")
       const error = Exit.findErrorOption(exit)
-      if (Option.isSome(error)) countEvent(seen.event, error.value._tag)
+      // What is no event is counted where it is refused.
+      if (Option.isSome(error) && seen.event !== undefined) countEvent(seen.event, error.value._tag)
       return Effect.void
     })
   })

@@ -62,7 +62,7 @@ const tellRefusal = (error: { readonly _tag: string; readonly why?: unknown }): 
   told.has(error._tag) ? warnOfRefusal({ error: error._tag, why: error.why }) : Effect.void
 
 const unsigned = new Set(["MissingAuth", "InvalidSignature", "TooLarge", "BrokenOff"])
-const withoutEvent = new Set(["MissingAuth", "TooLarge"])
+const withoutEvent = new Set(["MissingAuth", "InvalidSignature", "InvalidPayload", "TooLarge"])
 
 /** Who has sent a request, and whether it counts already against what its source may send unsigned. */
 export interface Sender {

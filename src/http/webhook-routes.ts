@@ -65,7 +65,8 @@ const onDispatch: Posted<PipelineError, PipelineNeeds> = {
       const request = signed(body, headers)
       const known = endAtOnce(keys, request)
       if (known === undefined) return undefined
-      return known._tag === "Ignored" ? answer(known) : { left: dispatched(request, known) }
+      if (known._tag === "Authentic") return { left: dispatched(request, known) }
+      return known._tag === "Ignored" ? answer(known) : { left: Effect.fail(known) }
     }
   },
   inForm: (failure) => Effect.succeed(answer(failure)),

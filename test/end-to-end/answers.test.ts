@@ -129,6 +129,30 @@ describe.each(runtimes)("the webhook on %s", (runtime) => {
       },
     )
 
+    it.each([
+      ["dispatches", "/api/v1/livekit/webhook"],
+      ["records", "/api/v1/webhooks/livekit/events"],
+    ])("counts each request without an event once, where it %s", async (_, path) => {
+      const counted = async () => {
+        const { text } = await service.get("/metrics")
+        return ["missing-auth", "invalid-signature", "invalid-payload"].map((outcome) => {
+          const series = `switchhook_events_total{event="none",outcome="${outcome}"} `
+          const line = text.split("\n").find((each) => each.startsWith(series))
+          return line === undefined ? 0 : Number(line.slice(series.length))
+        })
+      }
+      const statusOf = async (body: Uint8Array<ArrayBuffer>, headers: Record<string, string>) =>
+        (await fetch(service.url + path, { method: "POST", headers, body })).status
+      const before = await counted()
+      const body = toBytes("no event")
+      expect(await statusOf(body, {})).toBe(401)
+      expect(await statusOf(body, { authorization: "Bearer" })).toBe(401)
+      expect(await statusOf(body, { authorization: makeToken(body, { secret: "wrong" }) })).toBe(401)
+      expect(await statusOf(body, { authorization: makeToken(body) })).toBe(400)
+      const after = await counted()
+      expect(after.map((count, at) => count - before[at]!)).toEqual([2, 1, 1])
+    })
+
     it.each<[string, TokenParts, string]>([
       ["the token alone", {}, ""],
       ["a token behind Bearer", {}, "Bearer "],
