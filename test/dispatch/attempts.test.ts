@@ -1,18 +1,18 @@
 // A hand-over keeps its lease for as long as it lasts, and not a moment longer.
 
-import { Deferred, Effect, Layer, Option } from "effect"
+import { Deferred, Effect, Layer } from "effect"
 import { afterEach, beforeEach, expect, it, vi } from "vitest"
 import { Settings } from "../../src/config.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { makeAttempts } from "../../src/dispatch/attempts.ts"
 import type { Lease } from "../../src/dispatch/lease.ts"
 import { Fresh, Ledger } from "../../src/dispatch/ledger.ts"
-import { atWorker } from "../../src/dispatch/select-taker.ts"
-import { Fleet, NoFleet } from "../../src/fleet/fleet.ts"
+import { Fleet } from "../../src/fleet/fleet.ts"
 import { WorkerClient } from "../../src/fleet/worker-client.ts"
 import { LiveKit } from "../../src/livekit/livekit.ts"
 import { makeCall } from "../support/calls.ts"
 import { settingsOf } from "../support/settings.ts"
+import { fleetWith, ledgerWith, makeLease, placeAtA } from "../support/taken.ts"
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
@@ -21,60 +21,27 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
-const unused = () => Effect.die("not part of it")
 const settings = Layer.succeed(Settings, settingsOf())
 const others = Layer.mergeAll(
   settings,
   Layer.provide(LiveKit.layer, settings),
-  Layer.succeed(
-    Fleet,
-    Fleet.of({
-      select: () => Effect.fail(new NoFleet({ considered: [] })),
-      seatOn: () => Effect.succeed(Option.none()),
-      idempotentUrls: () => [],
-      view: Effect.succeed([]),
-      known: () => true,
-    }),
-  ),
-  Layer.succeed(
-    Ledger,
-    Ledger.of({
-      claim: unused,
-      callerLeft: () => {},
-      hasLeft: () => false,
-      answered: () => {},
-      answerTo: () => undefined,
-      settle: unused,
-      ask: unused,
-      askNow: unused,
-      rescue: unused,
-      moveOn: unused,
-    }),
-  ),
+  Layer.succeed(Fleet, fleetWith()),
+  Layer.succeed(Ledger, ledgerWith()),
 )
 
 /** Hands a call to a worker that answers when it is told to, under a lease whose renewals end as given. */
 const handOver = (renewals: ReadonlyArray<Lease["renew"]>) => {
   const answered = Deferred.makeUnsafe<void>()
   const state = { renewed: 0 }
-  const lease: Lease = {
-    key: "SCL_1",
-    names: ["SCL_1"],
-    callRowId: "00000000-0000-4000-8000-000000000001",
-    claimId: "00000000-0000-4000-8000-000000000002",
-    attempt: 1,
-    isValid: () => true,
-    renew: Effect.suspend(() => renewals[state.renewed++] ?? Effect.succeed(true)),
-  }
-  const place = atWorker({ name: "a", url: "http://a", begin: Effect.void, end: () => Effect.void })
+  const lease = makeLease(Effect.suspend(() => renewals[state.renewed++] ?? Effect.succeed(true)))
   const worker = WorkerClient.of({
-    health: unused,
+    health: () => Effect.die("not part of it"),
     dispatch: () =>
       Effect.as(Deferred.await(answered), { status: 200, contentType: undefined, body: new Uint8Array() }),
   })
   const ended = makeAttempts(makeCall("SCL_1"), {
     claim: new Fresh({ lease, known: false, ghostsBeforeMs: undefined }),
-    place,
+    place: placeAtA,
   }).pipe(
     Effect.map(({ outcome }) => outcome._tag),
     Effect.provide(others),

@@ -2,11 +2,10 @@
 // not, and what compiles does what it says.
 
 import { describe, expect, it } from "@effect/vitest"
-import { Effect, Option } from "effect"
+import { Effect } from "effect"
 import { Settings } from "../../src/config.ts"
 import { failover } from "../../src/dispatch/attempts.ts"
 import type { Ours, OursAgain } from "../../src/dispatch/claim.ts"
-import type { Lease } from "../../src/dispatch/lease.ts"
 import { Fresh, Ledger, Resend } from "../../src/dispatch/ledger.ts"
 import {
   Accepted,
@@ -18,21 +17,13 @@ import {
   Rejected,
 } from "../../src/dispatch/outcome.ts"
 import { relay } from "../../src/dispatch/relay.ts"
-import { type AtWorker, atWorker } from "../../src/dispatch/select-taker.ts"
 import type { WorkerRef } from "../../src/dispatch/taker.ts"
 import { Fleet, type Seat } from "../../src/fleet/fleet.ts"
 import type { WorkerAnswer } from "../../src/fleet/worker-client.ts"
 import { settingsOf } from "../support/settings.ts"
+import { fleetWith, ledgerWith, makeLease, placeAtA } from "../support/taken.ts"
 
-const lease: Lease = {
-  key: "SCL_1",
-  names: ["SCL_1"],
-  callRowId: "00000000-0000-4000-8000-000000000001",
-  claimId: "00000000-0000-4000-8000-000000000002",
-  attempt: 1,
-  isValid: () => true,
-  renew: Effect.succeed(true),
-}
+const lease = makeLease()
 const answerOf = (status: number): WorkerAnswer => ({
   status,
   contentType: undefined,
@@ -41,12 +32,7 @@ const answerOf = (status: number): WorkerAnswer => ({
 const worker: WorkerRef = { kind: "fleet", name: "a", url: "http://a" }
 const tried: ReadonlySet<string> = new Set([worker.url])
 
-const place: AtWorker = atWorker({
-  name: "a",
-  url: "http://a",
-  begin: Effect.void,
-  end: () => Effect.void,
-})
+const place = placeAtA
 const fresh: Ours = { claim: new Fresh({ lease, known: false, ghostsBeforeMs: undefined }), place }
 const resend: OursAgain = { claim: new Resend({ lease, worker }), place }
 const notSent = new NotSent({ reason: "refused" })
@@ -97,7 +83,6 @@ describe("a hand-over that was not sent", () => {
     begin: Effect.void,
     end: (result) => Effect.sync(() => ended.push(`${url} ${result}`)),
   })
-  const unused = () => Effect.die("not part of a failover")
 
   /** Fails over with one worker left, where the ledger moves the row on or does not. */
   const failOver = (outcome: NotSent, moves: boolean) =>
@@ -107,30 +92,16 @@ describe("a hand-over that was not sent", () => {
       const next = yield* failover(fresh, outcome, tried).pipe(
         Effect.provideService(
           Fleet,
-          Fleet.of({
-            select: (excluded = new Set()) =>
-              Effect.sync(() => {
-                asked.push(`select without ${[...excluded].join()}`)
-                return { seat: seatOn("http://b", ended), considered: [] }
-              }),
-            seatOn: () => Effect.succeed(Option.none()),
-            idempotentUrls: () => [],
-            view: Effect.succeed([]),
-            known: () => true,
-          }),
+          fleetWith((excluded = new Set()) =>
+            Effect.sync(() => {
+              asked.push(`select without ${[...excluded].join()}`)
+              return { seat: seatOn("http://b", ended), considered: [] }
+            }),
+          ),
         ),
         Effect.provideService(
           Ledger,
-          Ledger.of({
-            claim: unused,
-            callerLeft: () => {},
-            hasLeft: () => false,
-            answered: () => {},
-            answerTo: () => undefined,
-            settle: unused,
-            ask: unused,
-            askNow: unused,
-            rescue: unused,
+          ledgerWith({
             moveOn: (held, reason, taker) =>
               Effect.sync(() => {
                 asked.push(`move to ${taker.name}: ${reason}`)
