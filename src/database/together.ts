@@ -11,8 +11,9 @@ import type { Batch } from "./statement.ts"
 
 const most = 32
 
-// A statement that waits for a lock must not hold up those who have nothing to do with it.
-const patienceMs = 10
+// A statement that waits for a lock must not hold up those who have nothing to do with it. But the more are under way,
+// the likelier it is the database that is slow: more of them would only make it slower, and ever more connections too.
+const patienceMs = (underWay: number) => Math.min(10 * 2 ** (underWay - 1), 160)
 
 interface Asked<Input, Row> {
   readonly input: Input
@@ -79,7 +80,7 @@ export const together = <Input, Row>(
     if (underWay === 0) setImmediate(begin)
     // The embedded database does one thing after the other.
     else if (database.kind === "embedded") return
-    else setTimeout(begin, Math.max(0, begunAt + patienceMs - performance.now()))
+    else setTimeout(begin, Math.max(0, begunAt + patienceMs(underWay) - performance.now()))
     planned = true
   }
 
