@@ -23,16 +23,24 @@ export interface Contender {
 const node = `${root}node_modules/.bin/node`
 const deno = `${root}node_modules/.bin/deno`
 const beside = (file: string) => `${root}test/bench/contenders/${file}`
-// As `npm start` and `deno task start` have it.
-const heap = ["--max-semi-space-size=8", "--no-concurrent-marking", "--no-allocation-site-pretenuring"]
+
+// `npm start` and `deno task start`, word by word.
+const wordsOf = (file: string, scripts: "scripts" | "tasks"): ReadonlyArray<string> =>
+  JSON.parse(readFileSync(`${root}${file}`, "utf8"))[scripts].start.split(" ")
+const npmStart = wordsOf("package.json", "scripts")
+// Where it keeps what was compiled, it lets its caller say.
+const settings = npmStart.flatMap((word) => {
+  const [name = "", value = ""] = word.split("=")
+  return /^[A-Z_]+=/.test(word) && name !== "NODE_COMPILE_CACHE" ? [[name, value]] : []
+})
 const started = {
-  command: [node, ...heap, `${root}src/main.ts`],
+  command: [node, ...npmStart.filter((word) => word.startsWith("--")), `${root}src/main.ts`],
   env: {
     NODE_COMPILE_CACHE: `${root}node_modules/.cache/compiled`,
-    MALLOC_ARENA_MAX: "1",
-    MALLOC_TRIM_THRESHOLD_: "65536",
+    ...Object.fromEntries(settings),
   },
 }
+const denoFlags = wordsOf("deno.json", "tasks").filter((word) => word.startsWith("--"))
 const both: ReadonlyArray<DatabaseKind> = ["postgres", "embedded"]
 
 /** All of them, `bare` first: it is what the others are measured against. */
@@ -49,7 +57,7 @@ export const contenders = (python: string): ReadonlyArray<Contender> => [
   {
     name: "deno",
     title: "Switchhook, Deno",
-    command: [deno, "run", `--v8-flags=${heap.join(",")}`, "-A", `${root}src/main.ts`],
+    command: [deno, "run", ...denoFlags, "-A", `${root}src/main.ts`],
     databases: both,
   },
 ]
