@@ -35,7 +35,7 @@ export type Together<Input, Row> = (
 
 /** Runs a batch for each who asks, with whoever else asks. What the database refuses of several, each asks alone. */
 export const together = <Input, Row>(
-  database: Database["Service"],
+  database: Pick<Database["Service"], "kind" | "runUntil">,
   { nameIn, nameOf, orderOf, statement }: Batch<Input, Row>,
 ): Together<Input, Row> => {
   let gathered: Array<Asked<Input, Row>> = []

@@ -3,7 +3,7 @@
 import { Effect, Fiber, Layer, ManagedRuntime } from "effect"
 import { sql } from "kysely"
 import pg from "pg"
-import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { query } from "../../src/database/schema.ts"
@@ -142,6 +142,29 @@ it("where the database cannot be asked everybody is told, and nobody asks again 
   const told = await Effect.runPromise(Effect.provide(play, databaseLayer("embedded")))
   expect(told.map(({ _tag }) => _tag)).toEqual(Array(3).fill("DatabaseUnavailable"))
   expect(sizes).toEqual([3])
+})
+
+it("while none is answered, the next begins the later the more are under way", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] })
+  const begun: Array<number> = []
+  const hangs = {
+    kind: "postgres" as const,
+    runUntil: () =>
+      Effect.suspend(() => {
+        begun.push(performance.now())
+        return Effect.never
+      }),
+  }
+  const ask = together(hangs, notes)
+  const asked = Array.from({ length: 40 }, (_, n) => ({ id: `${n}`, share: 1 }))
+  const since = performance.now()
+  for (const note of asked) {
+    Effect.runFork(ask(note, farAway))
+    await new Promise((resolve) => setImmediate(resolve))
+    await vi.advanceTimersByTimeAsync(10)
+  }
+  vi.useRealTimers()
+  expect(begun.map((at) => at - since)).toEqual([0, 10, 30, 70, 150, 310])
 })
 
 describe("on postgres, while a row is locked", () => {
