@@ -79,15 +79,28 @@ const mostScanned = 20_000
 
 const newestFirst = sql`ORDER BY c.started_at_ms DESC, c.id DESC`
 
+// The indexes of numbers have a day after the other (`sql/0013_days_first.sql`), which makes no other order.
+const dayOf = (ms: RawBuilder<unknown>) => sql`(${ms} / 86400000)`
+const day = dayOf(sql`c.started_at_ms`)
+const newestDayFirst = sql`ORDER BY ${day} DESC, c.started_at_ms DESC, c.id DESC`
+const withinDays = (filter: CallFilter, after: Key | undefined) => [
+  where(after, ([ms]) => sql`${day} <= ${dayOf(sql`${ms}::bigint`)}`),
+  where(filter.fromMs, (ms) => sql`${day} >= ${dayOf(sql`${ms}::bigint`)}`),
+  where(filter.toMs, (ms) => sql`${day} <= ${dayOf(sql`${ms}::bigint`)}`),
+]
+
+const isCaller = (number: string) => sql`(
+  left(coalesce(c.caller_e164, c.caller) COLLATE "C", 100) = ${number}::text AND c.caller_e164 = ${number}::text)`
+
+const didId = ({ did }: CallFilter) => (did !== undefined && "id" in did ? did.id : undefined)
+
 const indexed = (filter: CallFilter, after: Key | undefined) => [
   where(after, ([ms, id]) => sql`(c.started_at_ms, c.id) < (${ms}::bigint, ${id}::uuid)`),
   where(filter.fromMs, (ms) => sql`c.started_at_ms >= ${ms}::bigint`),
   where(filter.toMs, (ms) => sql`c.started_at_ms < ${ms}::bigint`),
   where(filter.tenantId, (id) => sql`c.tenant_id = ${id}::uuid`),
   where(filter.campaignId, (id) => sql`c.campaign_id = ${id}::uuid`),
-  where(filter.did, (did) =>
-    "id" in did ? sql`c.did_id = ${did.id}::uuid` : sql`c.dialed_e164 = ${did.number}::text`,
-  ),
+  where(didId(filter), (id) => sql`c.did_id = ${id}::uuid`),
 ]
 
 const looked = (filter: CallFilter) =>
@@ -106,24 +119,26 @@ const narrow = sql`c.id, c.started_at_ms, c.direction, c.status, c.state, c.outc
 /** The newest calls that the indexes find: an OR over two of them would have to sort all it finds. */
 const found = (filter: CallFilter, after: Key | undefined, limit: number): RawBuilder<unknown> => {
   const conditions = indexed(filter, after)
-  const { did } = filter
-  const newest = (...more: ReadonlyArray<RawBuilder<unknown>>) => {
-    const some = (...numbered: ReadonlyArray<RawBuilder<unknown>>) => sql`
-      SELECT ${narrow} FROM calls c WHERE ${all([...numbered, ...more, ...conditions])}
-      ${newestFirst} LIMIT ${limit}::integer`
-    if (did === undefined || "number" in did) return some()
+  const newest = (order: RawBuilder<unknown>, ...more: ReadonlyArray<RawBuilder<unknown> | undefined>) => sql`
+    SELECT ${narrow} FROM calls c WHERE ${all([...more, ...conditions])} ${order} LIMIT ${limit}::integer`
+  const numbered = (...more: ReadonlyArray<RawBuilder<unknown> | undefined>) =>
+    newest(newestDayFirst, ...more, ...withinDays(filter, after))
+  const dialed = (number: RawBuilder<unknown>) => sql`c.dialed_e164 = ${number}`
+  const { did, number } = filter
+  const newestOf = (...more: ReadonlyArray<RawBuilder<unknown>>) => {
+    if (did === undefined) return more.length === 0 ? newest(newestFirst) : numbered(...more)
+    if ("number" in did) return numbered(dialed(sql`${did.number}::text`), ...more)
     // Calls are found by the number that was dialed, and a DID may have had several.
     return sql`
-      SELECT c.* FROM did_numbers n CROSS JOIN LATERAL (${some(sql`c.dialed_e164 = n.number`)}) c
+      SELECT c.* FROM did_numbers n CROSS JOIN LATERAL (${numbered(dialed(sql`n.number`), ...more)}) c
       WHERE n.did_id = ${did.id}::uuid ${newestFirst} LIMIT ${limit}::integer`
   }
-  const { number } = filter
-  if (number === undefined) return newest()
+  if (number === undefined) return newestOf()
   return sql`
     SELECT c.* FROM (
-      (${newest(sql`c.caller_e164 = ${number}::text`)})
+      (${newestOf(isCaller(number))})
       UNION ALL
-      (${newest(sql`c.dialed_e164 = ${number}::text`, sql`c.caller_e164 IS DISTINCT FROM ${number}::text`)})
+      (${newestOf(dialed(sql`${number}::text`), sql`c.caller_e164 IS DISTINCT FROM ${number}::text`)})
     ) c ${newestFirst} LIMIT ${limit}::integer`
 }
 

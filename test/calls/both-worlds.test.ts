@@ -43,8 +43,8 @@ import { startWorker } from "../support/workers.ts"
 
 // --- A call, and what is told of it.
 
-/** Milliseconds since 1970, a whole second: when the caller of a scene joins. */
-const T = 1_800_000_000_000
+/** Milliseconds since 1970, a whole second: when the caller of a scene joins. Whoever joined hours ago is not asked for. */
+const T = Math.floor(Date.now() / 1000) * 1000
 
 const callerNumber = "+15551234567"
 const fleetNumber = "+18885550100"
