@@ -32,6 +32,7 @@ import {
   databaseKinds,
   makePostgresDatabase,
   type PostgresDatabase,
+  withoutCalls,
 } from "../support/databases.ts"
 import { around, gaveWay, makeOwnEmbedded, patience, patientPostgres } from "../support/engines.ts"
 import { joinEvent } from "../support/events.ts"
@@ -367,7 +368,7 @@ const makeStage = async (kind: DatabaseKind) => {
       }
     },
     clear: async () => {
-      await rows(sql`TRUNCATE calls, call_aliases, dispatch_attempts, sessions, answerers, leads`)
+      await rows(withoutCalls)
       seen.from = worker.seen.length
       dispatched.length = 0
       failures.length = 0
