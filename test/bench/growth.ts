@@ -25,8 +25,11 @@ interface Growth {
   readonly prune: boolean
 }
 
-// A service that has just started reads all numbers, and of many that takes seconds.
-const warmSeconds = 8
+// A service that has just started reads all numbers, which takes ten seconds where there are so many and it is busy.
+const warmSeconds = 15
+
+// Nobody joins the callers of a round, so the watch would look after all of them in the next one.
+const answeredSql = "UPDATE calls SET watch_at = NULL WHERE watch_at IS NOT NULL"
 
 // A call's rows and their index entries, and as much again while they are written.
 const bytesPerCall = 6_000
@@ -65,6 +68,7 @@ const roundOn = async (
   const effort = { ...usual, warmSeconds }
   let undone: ReadonlyArray<string> = []
   try {
+    await database.look((query) => query(answeredSql))
     if (ledger.checkpoint) await database.look((query) => query("CHECKPOINT"))
     const pruning = ledger.prune ? await startPruning(database) : undefined
     const named = { ...work, name: ledger.name, dids: ledger.dids }
@@ -105,7 +109,7 @@ const tell = (results: ReadonlyArray<Result>, ledgers: ReadonlyArray<Ledger>, { 
   })
 }
 
-// As whoever has so many calls would set it: room for the indexes, of which each call changes a dozen pages anywhere, and
+// As whoever has so many calls would set it: room for the indexes, of which each call changes four pages anywhere, and
 // time between checkpoints, which by the defaults begin every half minute at this rate.
 const largeServer = () => [
   `shared_buffers=${Math.round((totalmem() * 0.4) / 2 ** 20)}MB`,
