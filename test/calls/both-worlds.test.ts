@@ -519,6 +519,15 @@ describe.each(databaseKinds)("on %s,", (kind) => {
       expect(await oneCall()).toMatchObject({ state: "accepted", target: "fleet", agent_name: null })
     })
 
+    it("is found in a room that has been there for weeks", async () => {
+      const scene = makeScene()
+      await tell(roomStarted(scene))
+      await stage.rows(sql`UPDATE sessions SET created_at = created_at - interval '30 days'`)
+      await tell(joined(scene))
+      expect(await stage.first.ask(question(scene))).toMatchObject({ error: "Call already taken" })
+      await oneCall()
+    })
+
     it("has the agent that was dispatched before, where the number is an agent's", async () => {
       const scene = makeScene({ dialed: agentNumber })
       const told = await tell(joined(scene))
