@@ -129,20 +129,11 @@ const withHeaders = (failure: Failure, response: Answer): Answer => {
   }
 }
 
-const problems = new Map<Failure["_tag"], Answer>()
-
-// An answer is never changed, and whoever floods us gets the same one each time.
-const problemFor = (tag: Failure["_tag"]): Answer => {
-  const known = problems.get(tag)
-  if (known !== undefined) return known
-  const { detail, status } = failures[tag]
-  const made = problem(status, detail)
-  problems.set(tag, made)
-  return made
-}
-
 /** A failure as problem details. */
-export const failureAnswer = (failure: Failure): Answer => withHeaders(failure, problemFor(failure._tag))
+export const failureAnswer = (failure: Failure): Answer => {
+  const { detail, status } = failures[failure._tag]
+  return withHeaders(failure, problem(status, detail))
+}
 
 const reasonOf = (failure: Failure, detail: string) =>
   failure._tag === "InvalidSignature"
