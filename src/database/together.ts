@@ -3,7 +3,7 @@
 // Nobody waits for company: a statement takes whoever is there when it begins, and while it is under way, those who
 // come gather for the next.
 
-import { setImmediate } from "node:timers"
+import { clearImmediate, setImmediate } from "node:timers"
 import { Cause, Effect, Exit, Option } from "effect"
 import type { Database } from "./database.ts"
 import { type DatabaseError, isOfStatement } from "./errors.ts"
@@ -39,28 +39,28 @@ export const together = <Input, Row>(
   { nameIn, nameOf, orderOf, statement }: Batch<Input, Row>,
 ): Together<Input, Row> => {
   let gathered: Array<Asked<Input, Row>> = []
-  let underWay = 0
-  let begunAt = 0
-  let planned = false
+  // When each statement that is under way began.
+  const underWay = new Map<symbol, number>()
+  let planned: { readonly cancel: () => void } | undefined
 
   const run = (some: ReadonlyArray<Asked<Input, Row>>): void => {
-    underWay++
-    begunAt = performance.now()
+    const itself = Symbol()
+    underWay.set(itself, performance.now())
     const untilMs = Math.min(...some.map((asked) => asked.untilMs))
     const asking = Effect.suspend(() => database.runUntil(statement(some.map(({ input }) => input)), untilMs))
     Effect.runFork(asking).addObserver((exit) => {
-      underWay--
+      underWay.delete(itself)
       if (Exit.isSuccess(exit)) {
         const rows = new Map(exit.value.map((row) => [nameIn(row), row]))
         for (const { answer, name } of some) answer(Effect.succeed(rows.get(name)))
       } else if (some.length > 1 && mayBeOnes(exit.cause)) for (const asked of some) run([asked])
       else for (const { answer } of some) answer(Effect.failCause(exit.cause))
-      begin()
+      planAnew()
     })
   }
 
   const begin = () => {
-    planned = false
+    planned = undefined
     if (gathered.length === 0) return
     const names = new Set<string>()
     const taken: typeof gathered = []
@@ -72,16 +72,32 @@ export const together = <Input, Row>(
     }
     gathered = left
     run(taken.sort((one, other) => (one.order < other.order ? -1 : one.order > other.order ? 1 : 0)))
-    if (gathered.length > 0) plan()
+    plan()
   }
 
+  /** Milliseconds until the newest of those that are under way has had its time. */
+  const waitMs = () =>
+    Math.max(0, Math.max(...underWay.values()) + patienceMs(underWay.size) - performance.now())
+
   const plan = () => {
-    if (planned) return
-    if (underWay === 0) setImmediate(begin)
-    // The embedded database does one thing after the other.
-    else if (database.kind === "embedded") return
-    else setTimeout(begin, Math.max(0, begunAt + patienceMs(underWay) - performance.now()))
-    planned = true
+    if (planned !== undefined || gathered.length === 0) return
+    if (underWay.size === 0) {
+      const immediate = setImmediate(begin)
+      planned = { cancel: () => clearImmediate(immediate) }
+    } else {
+      // The embedded database does one thing after the other.
+      if (database.kind === "embedded") return
+      const timer = setTimeout(begin, waitMs())
+      planned = { cancel: () => clearTimeout(timer) }
+    }
+  }
+
+  /** One has ended, so that what was planned with it in mind is so no more. */
+  const planAnew = () => {
+    planned?.cancel()
+    planned = undefined
+    if (waitMs() === 0) begin()
+    else plan()
   }
 
   return (input, untilMs) =>

@@ -3,7 +3,7 @@
 import { Effect, Fiber, Layer, ManagedRuntime } from "effect"
 import { sql } from "kysely"
 import pg from "pg"
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest"
 import { Database } from "../../src/database/database.ts"
 import { DatabaseUnavailable } from "../../src/database/errors.ts"
 import { query } from "../../src/database/schema.ts"
@@ -144,27 +144,72 @@ it("where the database cannot be asked everybody is told, and nobody asks again 
   expect(sizes).toEqual([3])
 })
 
-it("while none is answered, the next begins the later the more are under way", async () => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] })
+describe("when the next statement begins", () => {
   const begun: Array<number> = []
-  const hangs = {
+  const answers: Array<() => void> = []
+  const slow = {
     kind: "postgres" as const,
     runUntil: () =>
-      Effect.suspend(() => {
+      Effect.callback<Array<never>>((resume) => {
         begun.push(performance.now())
-        return Effect.never
+        answers.push(() => resume(Effect.succeed([])))
       }),
   }
-  const ask = together(hangs, notes)
-  const asked = Array.from({ length: 40 }, (_, n) => ({ id: `${n}`, share: 1 }))
-  const since = performance.now()
-  for (const note of asked) {
-    Effect.runFork(ask(note, farAway))
-    await new Promise((resolve) => setImmediate(resolve))
-    await vi.advanceTimersByTimeAsync(10)
+  let ask = together(slow, notes)
+  let next = 0
+  let since = 0
+
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] })
+    begun.length = 0
+    answers.length = 0
+    ask = together(slow, notes)
+    since = performance.now()
+  })
+  afterEach(() => {
+    vi.useRealTimers()
+  })
+
+  const turn = () => new Promise((resolve) => setImmediate(resolve))
+  const oneAsks = () => {
+    Effect.runFork(ask({ id: `${next++}`, share: 1 }, farAway))
+    return turn()
   }
-  vi.useRealTimers()
-  expect(begun.map((at) => at - since)).toEqual([0, 10, 30, 70, 150, 310])
+  const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms)
+  const times = () => begun.map((at) => at - since)
+
+  it("while none is answered, it is the later the more are under way", async () => {
+    for (let n = 0; n < 40; n++) {
+      await oneAsks()
+      await pass(10)
+    }
+    expect(times()).toEqual([0, 10, 30, 70, 150, 310])
+  })
+
+  it("it is by those that are under way now, whatever was planned while others were", async () => {
+    await oneAsks()
+    await pass(1)
+    await oneAsks()
+    await pass(2)
+    answers[0]?.()
+    await turn()
+    await pass(1)
+    await oneAsks()
+    await pass(20)
+    expect(times()).toEqual([0, 3, 13])
+  })
+
+  it("one that had its time holds up nobody who comes after another one is answered", async () => {
+    await oneAsks()
+    await pass(1)
+    await oneAsks()
+    await pass(10)
+    await oneAsks()
+    await pass(3)
+    answers[1]?.()
+    await turn()
+    expect(times()).toEqual([0, 10, 14])
+  })
 })
 
 describe("on postgres, while a row is locked", () => {
