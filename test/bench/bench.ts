@@ -83,6 +83,8 @@ const effortOf = (quick: boolean): Effort => {
   return {
     rounds: Math.ceil(positive("rounds", quick ? 1 : 5)),
     warmSeconds: quick ? 0.4 : 2,
+    // After some 10,000 all that is done once a call is compiled for good, at once, which takes up to a second.
+    warmCalls: quick ? 0 : 14_000,
     saturateSeconds: seconds,
     paceSeconds: seconds,
     connections: quick ? [32] : [8, 24, 64],

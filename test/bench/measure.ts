@@ -12,6 +12,8 @@ import type { Work } from "./works.ts"
 export interface Effort {
   readonly rounds: number
   readonly warmSeconds: number
+  /** After that many calls it is measured how a call is dispatched, if they are done within `mostWarmSeconds`. */
+  readonly warmCalls: number
   readonly saturateSeconds: number
   readonly paceSeconds: number
   /** Numbers of connections, of which the best one counts. */
@@ -52,6 +54,7 @@ const leastGuess = 500
 // Enough that no two deliveries of one call are under way at once.
 const knownCalls = 150
 const paceConnections = 64
+const mostWarmSeconds = 16
 
 interface Saturated {
   readonly result: LoadResult
@@ -87,7 +90,16 @@ const runLoads = async (cell: Cell, started: Started, run: string) => {
   const warm = { ...target, run: `${run}w`, seconds: effort.warmSeconds, guess: firstGuess }
   // Too few of a mix are calls for the code that takes them to have been compiled after so short a time.
   if (work.kind === "mix") await load({ do: "saturate", ...warm, run: `${run}v`, kind: "call" })
-  const { rate } = await load({ do: "saturate", ...warm })
+  const first = await load({ do: "saturate", ...warm })
+  const calls = work.kind === "call" && work.database === "postgres" ? effort.warmCalls - first.sent : 0
+  const more = {
+    ...warm,
+    run: `${run}x`,
+    connections: effort.connections.at(-1) ?? 16,
+    seconds: Math.min(calls / first.rate, mostWarmSeconds),
+    guess: 2 * first.rate,
+  }
+  const { rate } = calls > 0 ? await load({ do: "saturate", ...more }) : first
   const guess = Math.max(rate * 1.3, leastGuess)
   const saturated: Array<Saturated> = []
   for (const connections of effort.connections) {
@@ -110,17 +122,13 @@ const runLoads = async (cell: Cell, started: Started, run: string) => {
 
 // The embedded database takes so much longer over everything.
 const embeddedFactor = 2.5
-// After some 10,000 calls all that is done once a call is compiled for good, at once: 0.3 s of a processor, once in the
-// life of a process.
-const callsFactor = 4
 
 /** The effort at that work. */
-export const effortAt = ({ database, kind }: Work, effort: Effort): Effort => {
+export const effortAt = ({ database }: Work, effort: Effort): Effort => {
   const factor = database === "embedded" ? embeddedFactor : 1
-  const warmFactor = database === "postgres" && kind === "call" ? callsFactor : factor
   return {
     ...effort,
-    warmSeconds: effort.warmSeconds * warmFactor,
+    warmSeconds: effort.warmSeconds * factor,
     saturateSeconds: effort.saturateSeconds * factor,
     paceSeconds: effort.paceSeconds * factor,
   }
