@@ -76,6 +76,20 @@ const saturateWith = async (
   return { result, connections, cpuMsPerEvent: (cpuMs(pid) - before) / Math.max(result.sent, 1) }
 }
 
+/** The same load, on all connections, until so many more calls are done. */
+const warmOn = <Load extends { readonly run: string }>(
+  warm: Load,
+  { connections }: Effort,
+  { rate }: LoadResult,
+  calls: number,
+) => ({
+  ...warm,
+  run: `${warm.run}x`,
+  connections: connections.at(-1) ?? 16,
+  seconds: Math.min(calls / rate, mostWarmSeconds),
+  guess: 2 * rate,
+})
+
 const runLoads = async (cell: Cell, started: Started, run: string) => {
   const { effort, peers, round, work } = cell
   const { port } = started
@@ -91,15 +105,9 @@ const runLoads = async (cell: Cell, started: Started, run: string) => {
   // Too few of a mix are calls for the code that takes them to have been compiled after so short a time.
   if (work.kind === "mix") await load({ do: "saturate", ...warm, run: `${run}v`, kind: "call" })
   const first = await load({ do: "saturate", ...warm })
-  const calls = work.kind === "call" && work.database === "postgres" ? effort.warmCalls - first.sent : 0
-  const more = {
-    ...warm,
-    run: `${run}x`,
-    connections: effort.connections.at(-1) ?? 16,
-    seconds: Math.min(calls / first.rate, mostWarmSeconds),
-    guess: 2 * first.rate,
-  }
-  const { rate } = calls > 0 ? await load({ do: "saturate", ...more }) : first
+  const callsLeft = work.kind === "call" && work.database === "postgres" ? effort.warmCalls - first.sent : 0
+  const { rate } =
+    callsLeft > 0 ? await load({ do: "saturate", ...warmOn(warm, effort, first, callsLeft) }) : first
   const guess = Math.max(rate * 1.3, leastGuess)
   const saturated: Array<Saturated> = []
   for (const connections of effort.connections) {
